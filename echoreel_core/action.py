@@ -123,7 +123,7 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
         )
     if any(len(action.groups) > 1 for action, _ in kept):
         raise ValueError(
-            "A blend of actions can not be attended to together with others: first combine with 'attend to all', then blend."
+            "A blend can not be attended to together with other actions: combine with 'attend to all' first, blend after."
         )
     references = tuple(
         replace(reference, weight=reference.weight * weight)
@@ -166,7 +166,8 @@ def load_action(path: str | os.PathLike) -> Action:
         raise ValueError(f"{name} is not a saved EchoReel action.")
     if description.get("version", 0) > FORMAT_VERSION:
         raise ValueError(
-            f"{name} is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: update the pack."
+            f"{name} is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: "
+            "update the pack."
         )
     tensors = read_tensors(path)
     try:
@@ -177,7 +178,7 @@ def load_action(path: str | os.PathLike) -> Action:
                 positive, negative = (tensors[f"references.{index}.{role}"] for role in ("positive", "negative"))
                 if positive.dim() != 3 or positive.shape != negative.shape:
                     raise ValueError(
-                        f"{name} is damaged: its tokens are {list(positive.shape)} and {list(negative.shape)}, not alike."
+                        f"{name} is damaged: its tokens are {list(positive.shape)} and {list(negative.shape)}."
                     )
                 group.append(Reference(positive, negative, float(entry["weight"]), entry["source"]))
                 index += 1

@@ -84,7 +84,7 @@ class ActionPrismLayer(nn.Module):
 
 
 class ActionPrism(nn.Module):
-    """Reference latents and text in, action tokens out (reference: `Perceiver` in lvdm/models/modules/openaimodel3d.py).
+    """Reference latents and text in, action tokens out (reference: `Perceiver` in openaimodel3d.py).
 
     The text is [prompt tokens ; reference caption tokens]. The output head is three linear layers with nothing
     between them, as released.

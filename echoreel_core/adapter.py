@@ -64,7 +64,8 @@ class AdapterConfig:
             raise ValueError(f"it holds {description.get('format', 'something unknown')!r}, not an EchoReel adapter")
         if description.get("version", 0) > FORMAT_VERSION:
             raise ValueError(
-                f"it is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: update the pack"
+                f"it is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: "
+                "update the pack"
             )
         try:
             prism = dict(description["prism"])
@@ -135,7 +136,8 @@ def check_weights(name: str, weights: Mapping[str, Tensor], expected: Mapping[st
             raise ValueError(f"{name} holds a tensor that does not belong to it: {key}.")
         if tuple(weights[key].shape) != tuple(expected[key]):
             raise ValueError(
-                f"{name}: the tensor {key} is {list(weights[key].shape)}, but its description makes it {list(expected[key])}."
+                f"{name}: the tensor {key} is {list(weights[key].shape)}, "
+                f"but by its description it is {list(expected[key])}."
             )
 
 

@@ -21,7 +21,7 @@ from .injection import Site
 
 @dataclass(frozen=True)
 class LVDMConfig:
-    """Sizes of an LVDM UNet, one entry per resolution level where it is a tuple; the defaults are the released one's."""
+    """Sizes of an LVDM UNet, tuples have one entry per resolution level; the defaults are the released."""
 
     in_channels: int = 4
     out_channels: int = 4
