@@ -1,4 +1,4 @@
-"""A CLIP text encoder in plain torch, for running without a host; in a host, the host's own CLIP runs the same weights."""
+"""A CLIP text encoder in plain torch, for running without a host; a host runs the same weights with its own CLIP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
 
 HEAD_DIM = 64
 """Width of an attention head in every CLIP text model."""
