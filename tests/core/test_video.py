@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from video_clips import SIZE, bars, cut_by_edit_list, damage, numbers, turn, write_clip, write_long_clip, write_sound
+from video_clips import SIZE, cut_by_edit_list, damage, numbers, turn, write_clip, write_long_clip, write_sound
 
 from echoreel_core.video import Sampling, VideoError, fit, read_video, select_images
 from echoreel_core.video_file import VideoFile
