@@ -33,8 +33,8 @@ def wan_adapter(path, *, sites: int = 2, dim: int = 128, head_dim: int = 32, fre
     return load_adapter(str(path))
 
 
-def adapter_for(path, tiny, sites, *, fresh: bool = False, position: str = "relative_bias"):
-    """Saves and loads an adapter with a random layer for every site of a tiny host; a fresh one's add nothing yet."""
+def fresh_adapter(tiny, sites, position: str = "relative_bias") -> EchoReelAdapter:
+    """An adapter with a layer for every site of a tiny host, which adds nothing yet."""
     torch.manual_seed(0)
     config = AdapterConfig(
         host=tiny.family,
@@ -43,7 +43,12 @@ def adapter_for(path, tiny, sites, *, fresh: bool = False, position: str = "rela
         position=position,
         max_distance=8,
     )
-    adapter = EchoReelAdapter(config)
+    return EchoReelAdapter(config)
+
+
+def adapter_for(path, tiny, sites, *, fresh: bool = False, position: str = "relative_bias"):
+    """Saves and loads such an adapter, its layers random or still fresh."""
+    adapter = fresh_adapter(tiny, sites, position)
     if not fresh:
         for attention in adapter.attentions:
             torch.nn.init.normal_(attention.to_out.weight, std=0.5)

@@ -10,7 +10,7 @@ from comfy.patcher_extension import copy_nested_dicts
 from tiny_hosts import Tiny
 
 
-def call(tiny: Tiny, model=None, sigma: float = 0.7, **options) -> torch.Tensor:
+def call(tiny: Tiny, model=None, sigma: float = 0.7, gradients: bool = False, **options) -> torch.Tensor:
     """The model's denoised prediction for the case's inputs: negative half first, as a guided sampler batches them."""
     model = model or tiny.model
     comfy.model_management.load_models_gpu([model, *model.get_nested_additional_models()])
@@ -25,8 +25,10 @@ def call(tiny: Tiny, model=None, sigma: float = 0.7, **options) -> torch.Tensor:
     conds = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in tiny.conds.items()}
     timestep = torch.full((tiny.x.shape[0],), sigma)
     model.pre_run()
+    comfy.model_management.in_training = gradients  # the host's fast kernels have no gradients
     try:
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradients):
             return model.model.apply_model(tiny.x.clone(), timestep, transformer_options=transformer_options, **conds)
     finally:
+        comfy.model_management.in_training = False
         model.cleanup()

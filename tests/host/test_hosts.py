@@ -135,3 +135,97 @@ def test_nothing_is_left_after_an_error(case, monkeypatch):
     with untouched(case.tiny.model), pytest.raises(RuntimeError, match="broken"):
         call(case.tiny, patched)
     assert torch.equal(call(case.tiny), case.plain)
+
+
+def test_a_few_steps_of_training_come_out_the_same_when_applied(case, tmp_path):
+    """Gradients reach every layer through the host's own code, and the applied layer is the one that was trained."""
+    import adapters
+    from echoreel_pack.echoreel_core.action import Action, Reference
+    from echoreel_pack.echoreel_core.injection import added_layers
+    from echoreel_pack.nodes.hosts.base import TokenGrid
+    from echoreel_pack.nodes.loaded_adapter import load_adapter
+
+    adapter = adapters.fresh_adapter(case.tiny, case.sites)
+    tokens = adapters.noise(1, 4, adapter.config.prism.action_dim, seed=3)
+    action = Action.of(Reference(tokens, tokens), "", case.tiny.family)
+    target = case.plain + 0.1 * adapters.noise(*case.plain.shape, seed=4) * case.plain.std()
+    grids: list[TokenGrid] = []
+
+    def layer(attention):
+        def added(hidden):
+            frames = case.host.to_frames(hidden, grids[-1])
+            if frames is None:
+                return None
+            return case.host.from_frames(
+                attention(frames, action.context("positive", grids[-1].frames)), hidden, grids[-1]
+            )
+
+        return added
+
+    def enter(module, args, kwargs):
+        grids.append(case.host.grid(module, args[0], kwargs))
+
+    diffusion_model = case.tiny.model.model.diffusion_model
+    optimizer = torch.optim.Adam(adapter.attentions.parameters(), lr=1e-3)
+    losses = []
+    handle = diffusion_model.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        for _ in range(4):
+            # hosts change hidden states in place that their gradients need
+            with torch.autograd.graph.allow_mutation_on_saved_tensors():
+                with added_layers(case.sites, [layer(attention) for attention in adapter.attentions]):
+                    loss = torch.nn.functional.mse_loss(call(case.tiny, gradients=True), target)
+                losses.append(loss.item())
+                optimizer.zero_grad()
+                loss.backward()
+            optimizer.step()
+    except RuntimeError as error:
+        if "no autograd formula" not in str(error):
+            raise
+        pytest.skip("a kernel of the host has no gradient: this model can not be trained in it")
+    finally:
+        handle.remove()
+    assert all(attention.to_out.weight.grad.abs().sum() > 0 for attention in adapter.attentions)
+    assert losses[-1] < losses[0]
+
+    adapter.save(tmp_path / "trained.safetensors")
+    echoreel = load_adapter(str(tmp_path / "trained.safetensors"))
+    applied = Action.of(action.references[0], echoreel.id, case.tiny.family)
+    loss = torch.nn.functional.mse_loss(call(case.tiny, case.apply(echoreel, applied)), target).item()
+    assert loss < losses[-1]  # one more step than the last one measured
+
+
+def test_the_place_in_svd_is_the_hosts_own(pack, tmp_path):
+    """The same numbers as the host's pair of hooks around the text attention, told from its temporal twins by shape."""
+    tiny = build("svd")
+    case = Applied(tiny, tmp_path)
+    grid_frames, stream, calls = tiny.frames, [], []
+    rows = tiny.x.shape[0]
+    contexts = [case.action.context(role, grid_frames) for role in ("negative", "positive")]
+
+    def is_spatial(hidden, options):
+        return (
+            hidden.shape[0] == rows
+            and hidden.shape[1] == options["activations_shape"][2] * options["activations_shape"][3]
+        )
+
+    def middle(hidden, options):
+        stream.append(hidden)
+        return hidden
+
+    def output(attended, options):
+        before = stream.pop()
+        if not is_spatial(attended, options):
+            return attended
+        attention = case.echoreel.attentions.model[len(calls)]
+        calls.append(1)
+        halves = (before + attended).unflatten(0, (2, 1, grid_frames))
+        delta = torch.cat([attention(half, context) for half, context in zip(halves, contexts, strict=True)])
+        return attended + delta.flatten(0, 1)
+
+    native = tiny.model.clone()
+    native.set_model_patch(middle, "middle_patch")
+    native.set_model_patch(output, "attn2_output_patch")
+    theirs = call(tiny, native)
+    assert len(calls) == len(case.sites)
+    assert (call(tiny, case.apply()) - theirs).norm() < 1e-4 * (theirs - case.plain).norm()
