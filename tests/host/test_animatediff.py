@@ -58,9 +58,6 @@ FRAMES = 6
 @pytest.fixture(scope="module")
 def evolved(pack):
     """AnimateDiff-Evolved, imported the way the host imports packs."""
-    import folder_paths
-
-    sys.path.insert(0, str(Path(folder_paths.__file__).parent))  # the host's `nodes`, not the folder of this pack
     spec = importlib.util.spec_from_file_location(NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)])
     module = importlib.util.module_from_spec(spec)
     sys.modules[NAME] = module
