@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import av
 
@@ -18,7 +18,16 @@ from .video_times import TOLERANCE, Sampling, VideoError
 Source = str | os.PathLike | BinaryIO
 Step = Callable[[], None]
 Shown = tuple[Fraction, av.VideoFrame]  # (shown from, seconds since the first frame; picture)
-Key = tuple[Fraction, int, int | None]  # a keyframe: (shown from, pts, dts)
+
+
+class Key(NamedTuple):
+    """A keyframe's packet."""
+
+    time: Fraction
+    pts: int
+    dts: int | None
+    size: int
+
 
 # Packets come in decoding order; a frame is shown at most this many packets later (16 frames, as two fields each).
 REORDER = 32
@@ -43,6 +52,7 @@ class VideoFile:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._threads = min(THREADS, os.cpu_count() or 1)
         self.name = _name(source)
         self._open()
         stream = self._stream
@@ -55,6 +65,7 @@ class VideoFile:
         self.end = Fraction(0)
         self._origin = 0  # pts of the first frame
         self._keys: list[Key] = []
+        self._wanted = Fraction(0)
 
     def __enter__(self) -> "VideoFile":
         return self
@@ -116,7 +127,7 @@ class VideoFile:
                 f"{self.name!r} uses a video codec that cannot be decoded here: convert it to H.264 (mp4)."
             )
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = min(THREADS, os.cpu_count() or 1)
+        stream.codec_context.thread_count = self._threads
         return stream
 
     def scan(self, sampling: Sampling, step: Step = lambda: None) -> None:
@@ -128,7 +139,7 @@ class VideoFile:
         start, count, until = sampling.reach()
         time_base, rate = self._stream.time_base, self.rate or Fraction(25)
         shown: list[int] = []  # pts, in decoding order
-        keys: list[tuple[int, int | None]] = []  # (pts, dts)
+        keys: list[tuple[int, int | None, int]] = []  # (pts, dts, size)
         packets = inside = lasting = 0
         first = latest = None
         for packet in self._packets():
@@ -141,9 +152,9 @@ class VideoFile:
                     break
                 continue
             if packet.is_keyframe:
-                keys.append((pts, packet.dts))
+                keys.append((pts, packet.dts, packet.size))
             # Pictures before the first keyframe cannot be decoded; those an edit list cuts off are not shown.
-            if packet.is_discard or packet.is_corrupt or (keys and pts < keys[0][0]):
+            if packet.is_discard or (keys and pts < keys[0][0]):
                 continue
             shown.append(pts)
             if latest is None or pts > latest:
@@ -159,7 +170,7 @@ class VideoFile:
             self._origin = first
             self.times = [(pts - first) * time_base for pts in sorted(set(shown))]
             self.end = self.times[-1] + (lasting * time_base or 1 / rate)
-            self._keys = sorted(((pts - first) * time_base, pts, dts) for pts, dts in keys)
+            self._keys = [Key((key[0] - first) * time_base, *key) for key in sorted(keys, key=lambda key: key[0])]
         elif packets:
             self._by_order = True
             self.times = [i / rate for i in range(packets)]
@@ -177,11 +188,14 @@ class VideoFile:
         """
         run = None
         for wanted in times:
+            self._wanted = wanted
             key = self._key_before(wanted)
-            if run is None or (key is not None and run.position is not None and key[0] > run.position):
+            if run is None or (key is not None and run.position is not None and key.time > run.position):
                 run = self._run(key, step)
             found = run.advance(wanted)
-            if not _close(found, wanted) and key is not None:
+            if not _close(found, wanted):
+                # Once more the plain way: with several threads an error also takes frames beside it.
+                self._threads = 1
                 run = self._run(None, step)
                 found = run.advance(wanted)
             if found is None:
@@ -199,7 +213,7 @@ class VideoFile:
         """The last keyframe shown at or before `time`, unless decoding has to begin at the beginning."""
         if self._by_order or not self._seekable:
             return None
-        index = bisect_right(self._keys, time, key=lambda key: key[0]) - 1
+        index = bisect_right(self._keys, time, key=lambda key: key.time) - 1
         return self._keys[index] if index > 0 else None
 
     def _run(self, key: Key | None, step: Step) -> "_Run":
@@ -211,23 +225,22 @@ class VideoFile:
         return _Run(self._shown(packets), step)
 
     def _seek(self, key: Key) -> Iterator[av.Packet] | None:
-        """Packets from `key` on, or from somewhere before it; None where the container cannot seek there.
+        """Packets from exactly `key` on; None where the container cannot get there.
 
-        Containers without an index (MPEG-TS) land anywhere, so where it landed is looked at, and if need be it
-        starts again from further back. Frames before `key` may then be broken; from `key` on they are whole.
+        A container without an index (MPEG-TS) lands anywhere, and some (MPEG-PS) then count their times wrongly:
+        only what begins with the very packet the scan saw is believed, if need be from further back.
         """
-        _, pts, dts = key
         for back in (0, 1, 5):
             try:
-                self._container.seek(pts - int(back / self._stream.time_base), stream=self._stream)
+                self._container.seek(key.pts - int(back / self._stream.time_base), stream=self._stream)
             except (av.error.FFmpegError, OSError):
                 return None
             packets = self._packets(flush=True)
-            first = next(packets, None)
-            if first is None:
-                continue
-            if first.pts == pts or (first.dts is not None and dts is not None and first.dts <= dts):
-                return chain([first], packets)
+            for packet in packets:
+                if (packet.pts, packet.size) == (key.pts, key.size):
+                    return chain([packet], packets)
+                if packet.dts is not None and packet.dts > (key.pts if key.dts is None else key.dts):
+                    break
         return None
 
     def _packets(self, flush: bool = False) -> Iterator[av.Packet]:
@@ -240,7 +253,9 @@ class VideoFile:
                 packet = None
             if packet is None or (not packet.size and packet.dts is None):
                 break
-            if packet.size:  # AVI marks a dropped frame by an empty packet, which a decoder would take for the end
+            # AVI marks a dropped frame by an empty packet, which a decoder would take for the end; where a file
+            # breaks off, what is left of the last packet is flagged as corrupt.
+            if packet.size and not packet.is_corrupt:
                 yield packet
         if flush:
             last = av.Packet()
@@ -248,9 +263,18 @@ class VideoFile:
             yield last
 
     def _shown(self, packets: Iterator[av.Packet]) -> Iterator[Shown]:
-        """Decode: frames in the order they are shown, each with its time. Undecodable packets are passed over."""
+        """Decode: frames in the order they are shown, each with its time. Undecodable packets are passed over.
+
+        Well before the frame wanted next, H.264 frames that no other frame refers to are left out. (In HEVC that
+        flag only speaks for frames of the same temporal layer.)
+        """
+        context = self._stream.codec_context
+        can_skip = not self._by_order and self.codec == "h264"
         ordered = iter(self.times) if self._by_order else None
         for packet in packets:
+            if can_skip and packet.pts is not None:
+                far = (packet.pts - self._origin) * self._stream.time_base < self._wanted - STAND_IN
+                context.skip_frame = "NONREF" if far else "DEFAULT"
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError):
