@@ -14,7 +14,7 @@ from echoreel_core.training import checkpoints
 from echoreel_core.training.config import TrainingSettings
 from echoreel_core.training.loop import Trainer
 
-from .training_toys import FlowHost, ToyPairs, preconditioned_host, toy_adapter, toy_host
+from training_toys import FlowHost, ToyPairs, preconditioned_host, toy_adapter, toy_host
 
 FAST = TrainingSettings(steps=6, batch_size=2, learning_rate=1e-3, text_dropout=0.3, reference_dropout=0.3)
 

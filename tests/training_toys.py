@@ -15,7 +15,7 @@ from echoreel_core.lvdm import LVDMUNet
 from echoreel_core.training.host import Attach, NoiseLevel, TrainingHost
 from echoreel_core.training.lvdm_host import LVDMHost
 from echoreel_core.training.source import Batch
-from tests.released_weights import make_state_dict
+from released_weights import make_state_dict
 
 FRAMES, SIDE, TEXT_WIDTH, TOKENS = 4, 8, 64, 5
 
