@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from released_weights import make_state_dict
 from torch import Tensor, nn
 
 from echoreel_core.action_prism import ActionPrismConfig
@@ -15,7 +16,6 @@ from echoreel_core.lvdm import LVDMUNet
 from echoreel_core.training.host import Attach, NoiseLevel, TrainingHost
 from echoreel_core.training.lvdm_host import LVDMHost
 from echoreel_core.training.source import Batch
-from released_weights import make_state_dict
 
 FRAMES, SIDE, TEXT_WIDTH, TOKENS = 4, 8, 64, 5
 

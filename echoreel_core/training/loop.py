@@ -252,8 +252,10 @@ class Trainer:
         }
         return tensors, {"step": self.step, "scaler": self.scaler.state_dict()}
 
-    def load_state(self, adapter: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Takes up what `state` gave and the adapter's weights. Raises: ValueError where they do not fit the adapter."""
+    def load_state(
+        self, adapter: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+    ) -> None:
+        """Takes up what `state` gave, and the adapter's weights. Raises: ValueError where they do not fit."""
         try:
             self.adapter.load_state_dict(adapter)
             with torch.inference_mode(False):
