@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from released_weights import make_state_dict
 from torch import Tensor, nn
+from video_clips import write_clip
 
 from echoreel_core.action_prism import ActionPrismConfig
 from echoreel_core.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
 from echoreel_core.authors_checkpoint import split_released
+from echoreel_core.autoencoder import Autoencoder, AutoencoderConfig
+from echoreel_core.files import write_safetensors
 from echoreel_core.injection import Site
 from echoreel_core.lvdm import LVDMUNet
+from echoreel_core.text import CLIPTextEncoder, TextConfig
 from echoreel_core.training.host import Attach, NoiseLevel, TrainingHost
 from echoreel_core.training.lvdm_host import LVDMHost
 from echoreel_core.training.source import Batch
@@ -125,3 +131,64 @@ class ToyPairs:
         rows = list(indices)
         self.asked.append(rows)
         return Batch(self.target[rows], self.reference[rows], self.prompt[rows], self.caption[rows])
+
+
+CLIP_SIDE = 16
+
+
+def write_toy_checkpoint(path: Path) -> Path:
+    """An all-in-one checkpoint: the small fixture's UNet, an autoencoder of factor 2, a text encoder of one layer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = Autoencoder(AutoencoderConfig(channels=32, multipliers=(1, 1), blocks=1))
+        text = CLIPTextEncoder(TextConfig(len(_vocabulary()), TEXT_WIDTH, 1, 77, 64))
+    weights = make_state_dict("small", "model.diffusion_model.")
+    weights = {key: weight for key, weight in weights.items() if "video_inject" not in key}
+    weights |= {f"first_stage_model.{key}": weight for key, weight in vae.state_dict().items()}
+    weights |= {f"cond_stage_model.transformer.{key}": weight for key, weight in text.state_dict().items()}
+    write_safetensors(path, weights, {})
+    return path
+
+
+def _vocabulary() -> dict[str, int]:
+    letters = [chr(code) for code in range(33, 127)]
+    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    return {name: number for number, name in enumerate(names)}
+
+
+def write_toy_tokenizer(folder: Path) -> Path:
+    """CLIP's vocabulary files with single letters only."""
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(_vocabulary()))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return folder
+
+
+def write_actions(folder: Path, actions: Sequence[str] = ("JumpRope", "Swing"), clips: int = 2) -> Path:
+    """A folder of actions with clips named like UCF-101's, each from a recording of its own."""
+    for number, action in enumerate(actions):
+        (folder / action).mkdir(parents=True)
+        for group in range(1, clips + 1):
+            name = f"v_{action}_g{group:02}_c01.avi"
+            write_clip(folder / action / name, 12 + group + clips * number, codec="mpeg4", size=(32, 32))
+    return folder
+
+
+def write_config(folder: Path, **sections: dict) -> Path:
+    """A complete run at toy size in `folder`, with the settings of `sections` on top."""
+    tables = {
+        "model": {"checkpoint": "toy.safetensors", "tokenizer": "tokenizer", "device": "cpu"},
+        "data": {"pairs": "actions", "cache": "cache"},
+        "video": {"frames": FRAMES, "every_nth": 3, "width": CLIP_SIDE, "height": CLIP_SIDE},
+        "adapter": {"width": 32, "depth": 1, "heads": 2, "head_dim": 16, "out_channels": 1},
+        "training": {"steps": 4, "learning_rate": 1e-3},
+        "output": {"folder": "run", "log_every": 1, "checkpoint_every": 2, "held_out_every": 0},
+    }
+    for name, table in sections.items():
+        tables[name] = {**tables.get(name, {}), **table}
+    path = folder / "config.toml"
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path

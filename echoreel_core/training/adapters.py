@@ -24,7 +24,7 @@ def default_adapter_config(
     latent_size: tuple[int, int],
     latent_frames: int,
     text_width: int,
-    heads: int = 8,
+    block_heads: int = 8,
     **prism: int,
 ) -> AdapterConfig:
     """Sizes for a family of models.
@@ -37,7 +37,7 @@ def default_adapter_config(
         sites: (block name, width of its hidden state), in the order of the forward pass.
         latent_size: (height, width) of the reference's latents, REFERENCE_PIXELS over the VAE's factor.
         latent_frames: T of the latents of a clip and of its reference.
-        heads: of the model's blocks; "lvdm" only.
+        block_heads: attention heads of the model's blocks, which "lvdm" layers take over.
         prism: fields of `ActionPrismConfig` to have otherwise.
     """
     sizes = {
@@ -50,7 +50,7 @@ def default_adapter_config(
         return AdapterConfig(
             host=family,
             prism=ActionPrismConfig(**{**sizes, "context_width": text_width, **prism}),
-            sites=tuple(SiteConfig(name, dim, heads, dim // heads) for name, dim in sites),
+            sites=tuple(SiteConfig(name, dim, block_heads, dim // block_heads) for name, dim in sites),
             position="relative_vectors",
             max_distance=latent_frames,
         )

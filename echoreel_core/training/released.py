@@ -114,7 +114,7 @@ class ReleasedModel:
             latent_size=(framing.height // factor, framing.width // factor),
             latent_frames=framing.frames,
             text_width=unet.context_dim,
-            heads=unet.heads,
+            block_heads=unet.heads,
             **self.config.adapter.prism_sizes(),
         )
 
