@@ -55,7 +55,8 @@ class Trainer:
     carry a run on exactly. Safe to drive from inside `torch.inference_mode()`.
 
     Args:
-        host: its model is frozen (and stays on its device).
+        host: its model is frozen and stays on its device; where it was made in inference mode, see
+            `leave_inference_mode`.
         adapter: moved to the processes' device, kept in float32.
         pairs: of at least one pair.
 
@@ -84,6 +85,7 @@ class Trainer:
         self.sites = sites
         host.model.requires_grad_(False).eval()
         with torch.inference_mode(False):
+            leave_inference_mode(adapter)
             self.adapter = adapter.to(self.processes.device, torch.float32).requires_grad_(True).train()
             self.optimizer = torch.optim.AdamW(
                 [
@@ -183,7 +185,7 @@ class Trainer:
         """The weighted loss, a scalar. Its backward pass has to run inside the `with`, as it may run layers again."""
         settings, host = self.settings, self.host
         latents, noise = batch.target.float(), draws.noise.to(batch.target.device)
-        level = host.noise_level(draws.u.to(latents.device))
+        level = host.noise_level(draws.u)  # on the CPU: float64, which not every device has
         noisy = add_noise(latents, noise, level)
         with ExitStack() as stack:
             if settings.gradient_checkpointing and torch.is_grad_enabled():
@@ -191,7 +193,7 @@ class Trainer:
             stack.enter_context(self.autocast())
             action = self.adapter.prism(batch.reference.float(), torch.cat((batch.prompt, batch.caption), 1).float())
             stack.enter_context(self.attached(action, batch.target.shape[2]))
-            predicted = host.predict(noisy, level.time, batch.prompt)
+            predicted = host.predict(noisy, level.time.to(latents.device), batch.prompt)
             with torch.autocast(latents.device.type, enabled=False):
                 error = (predicted.float() - target(host.prediction, latents, noise, level)).square().flatten(1).mean(1)
                 weight = loss_weight(settings.weighting, host.prediction, level, settings.min_snr_gamma)
@@ -272,6 +274,18 @@ class Trainer:
 
     def _parameter_names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.adapter.named_parameters()}
+
+
+@torch.inference_mode(False)
+def leave_inference_mode(module: nn.Module) -> None:
+    """Replaces parameters and buffers that were made in inference mode, which autograd refuses, by normal copies."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.is_inference():
+                setattr(part, name, nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_inference():
+                setattr(part, name, buffer.clone())
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from echoreel_core.adapter import EchoReelAdapter, read_adapter
 from echoreel_core.injection import added_layers
 from echoreel_core.training import checkpoints
 from echoreel_core.training.config import TrainingSettings
-from echoreel_core.training.loop import Trainer
+from echoreel_core.training.loop import Trainer, leave_inference_mode
 
 FAST = TrainingSettings(steps=6, batch_size=2, learning_rate=1e-3, text_dropout=0.3, reference_dropout=0.3)
 
@@ -86,10 +86,16 @@ def test_saved_adapter_reproduces_the_trained_one(tmp_path):
     assert trainer_2.held_out_loss(trainer.pairs, 2) == trainer.held_out_loss(trainer.pairs, 2)
 
 
-def test_gradient_checkpointing_and_accumulation_change_nothing():
-    plain = trained(replace(FAST, batch_size=4, steps=3))
-    recomputed = trained(replace(FAST, batch_size=4, steps=3, gradient_checkpointing=True))
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("make_host", [toy_host, FlowHost])
+def test_gradient_checkpointing_changes_nothing(precision, make_host):
+    settings = replace(FAST, steps=2, mixed_precision=precision)
+    plain = trained(settings, make_host())
+    recomputed = trained(replace(settings, gradient_checkpointing=True), make_host())
     assert equal(plain.adapter.state_dict(), recomputed.adapter.state_dict())
+
+
+def test_accumulation_is_a_larger_batch():
     one, four = (trained(replace(FAST, batch_size=4 // n, accumulation=n, steps=1)) for n in (1, 4))
     assert sum(four.pairs.asked, []) == one.pairs.asked[0]
     for a, b in zip(one.adapter.parameters(), four.adapter.parameters(), strict=True):
@@ -117,12 +123,11 @@ def test_a_fresh_adapter_is_the_model_itself():
 
 def test_trains_from_inside_inference_mode():
     outside = trained(replace(FAST, steps=2))
-    host = toy_host()
-    adapter = toy_adapter(host)
     with torch.inference_mode():
-        pairs = ToyPairs()
-        assert pairs.target.is_inference()
-        trainer = Trainer(host, adapter, pairs, replace(FAST, steps=2))
+        host, pairs = toy_host(), ToyPairs()
+        assert pairs.target.is_inference() and next(host.model.parameters()).is_inference()
+        leave_inference_mode(host.model)
+        trainer = Trainer(host, toy_adapter(host), pairs, replace(FAST, steps=2))
         for _ in trainer:
             pass
     assert equal(trainer.adapter.state_dict(), outside.adapter.state_dict())
