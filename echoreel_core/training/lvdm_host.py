@@ -17,6 +17,9 @@ from .host import Attach, NoiseLevel, Prediction, TrainingHost
 LATENT_SCALE = 0.18215
 """Of the released model's latents."""
 
+FRAMES_AT_ONCE = 4
+"""Through the VAE, which takes far more memory per frame than all else."""
+
 
 class LVDMHost(TrainingHost):
     """Noise prediction over 1000 timesteps; u is the timestep's share of them."""
@@ -85,14 +88,15 @@ class LVDMEncoders:
         """See `Encoders`."""
         pictures = frames.movedim(-1, 1) * 2 - 1
         like = self.vae.quant_conv.weight
-        latents = [self.vae.encode(picture.to(like)) for picture in pictures.split(1)]
+        latents = [self.vae.encode(some.to(like)) for some in pictures.split(FRAMES_AT_ONCE)]
         return (torch.cat(latents) * self.scale).transpose(0, 1).float().cpu()
 
     @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
         """See `Encoders`."""
         like = self.vae.quant_conv.weight
-        pictures = [self.vae.decode(frame.to(like) / self.scale) for frame in latents.transpose(0, 1).split(1)]
+        frames = latents.transpose(0, 1).split(FRAMES_AT_ONCE)
+        pictures = [self.vae.decode(some.to(like) / self.scale) for some in frames]
         return (torch.cat(pictures).movedim(1, -1).float().cpu() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
