@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .action_attention import ActionAttention, Position
 from .action_prism import ActionPrism, ActionPrismConfig
 from .attention import AttentionFunction, scaled_dot_product
-from .files import read_description, read_tensors, write_safetensors
+from .files import read_description, read_tensors, reason, write_safetensors
 
 FORMAT_VERSION = 1
 
@@ -109,7 +109,7 @@ def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tens
         with torch.device("meta"):
             expected = {key: tensor.shape for key, tensor in EchoReelAdapter(config).state_dict().items()}
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # sizes that no module can have
-        raise ValueError(f"{name} can not be used: its description is damaged ({error}).") from None
+        raise ValueError(f"{name} can not be used: its description is damaged ({reason(error)}).") from None
     weights = read_tensors(path)
     check_weights(name, weights, expected)
     return config, weights

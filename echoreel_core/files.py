@@ -107,7 +107,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
         description = json.loads(text)
         found_kind, found_version = description["format"], int(description["version"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{name} can not be used: its EchoReel description is damaged ({error}).") from None
+        raise ValueError(f"{name} can not be used: its EchoReel description is damaged ({reason(error)}).") from None
     if found_kind != kind:
         raise ValueError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
     if found_version > version:
@@ -129,5 +129,10 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         raise ValueError(_unreadable(Path(path).name, error)) from None
 
 
+def reason(error: Exception) -> str:
+    """A library's error, which may fill a page, as a few words to put in brackets."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:120].rstrip(".")
+
+
 def _unreadable(name: str, error: Exception) -> str:
-    return f"{name} can not be read as safetensors ({error}): download or save it again."
+    return f"{name} can not be read as safetensors ({reason(error)}): download or save it again."
