@@ -133,8 +133,8 @@ def _unpickle(path: Path, zipped: bool) -> object:
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise ValueError(
-            f"{path.name} can not be read safely with PyTorch {torch.__version__}: update PyTorch to 2.6 or newer, or use "
-            "a safetensors file."
+            f"{path.name} can not be read safely with PyTorch {torch.__version__}: update PyTorch to 2.6 or newer, or "
+            "use a safetensors file."
         )
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
