@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from timing import arguments, interleaved, median_ratio
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from echoreel_core.action_attention import ActionAttention, ActionContext
@@ -74,7 +75,13 @@ def main() -> None:
         with added_layers(sites, folded):
             return unet(x, timesteps, text)
 
-    seconds = interleaved({"plain": plain, "EchoReel": with_echoreel}, options.repeats, options.cpu_time)
+    tokens, weight = torch.randn(4096, 1280, dtype=dtype), torch.randn(5120, 1280, dtype=dtype)
+
+    def one_linear() -> torch.Tensor:
+        return torch.nn.functional.linear(tokens, weight)
+
+    variants = {"plain": plain, "EchoReel": with_echoreel, "one linear": one_linear}
+    seconds = interleaved(variants, options.repeats, options.cpu_time)
     parameters = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
     print(
         f"UNet of {parameters:.0f} M parameters, latents {list(x.shape)}, {options.dtype}, {options.threads} threads, "
@@ -83,6 +90,11 @@ def main() -> None:
     for name, runs in seconds.items():
         print(f"  {name:<10} median {statistics.median(runs):7.3f} s   fastest {min(runs):7.3f} s")
     print(f"  with EchoReel / plain: {median_ratio(seconds['EchoReel'], seconds['plain']):.3f}")
+    for name, run in (("plain", plain), ("one linear", one_linear)):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        operations = counter.get_total_flops() / 1e9
+        print(f"  {name:<10} {operations:6.0f} GFLOP, {operations / statistics.median(seconds[name]):6.0f} GFLOP/s")
     print("Self CPU time of the plain pass:")
     for group, share in sorted(profile(plain).items(), key=lambda item: -item[1]):
         print(f"  {group:<12} {share:6.1%}")
