@@ -95,15 +95,15 @@ class VideoFile:
                 raise VideoError(f"{source!r} is a folder: choose a video file.")
             if os.path.isfile(source) and not os.path.getsize(source):
                 raise VideoError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
+            if os.path.exists(source) and not os.access(source, os.R_OK):
+                raise VideoError(f"{self.name!r} may not be read: check the file's permissions.")
         else:
             source.seek(0)
         try:
-            # A playlist may name addresses to fetch: only local files are read.
+            # Only local files: no address is fetched.
             self._container = av.open(source, options={"protocol_whitelist": "file"})
         except FileNotFoundError:
             raise VideoError(f"There is no file {source!r}: choose an existing video.") from None
-        except PermissionError:
-            raise VideoError(f"{self.name!r} may not be read: check the file's permissions.") from None
         except (av.error.FFmpegError, OSError, ValueError):
             raise VideoError(
                 f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
