@@ -71,7 +71,7 @@ class VideoFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._close()
 
     @property
     def title(self) -> str:
@@ -113,6 +113,12 @@ class VideoFile:
         except VideoError:
             self._container.close()
             raise
+
+    def _close(self) -> None:
+        # PyAV frees a decoder under the interpreter's lock, for which a decoding thread may wait to log something
+        # (torchvision turns that logging on): let the threads finish first, without the lock.
+        self._stream.codec_context.flush_buffers()
+        self._container.close()
 
     def _pick_stream(self) -> av.VideoStream:
         streams = self._container.streams
@@ -219,7 +225,7 @@ class VideoFile:
     def _run(self, key: Key | None, step: Step) -> "_Run":
         packets = self._seek(key) if key is not None else None
         if packets is None:
-            self._container.close()
+            self._close()
             self._open()
             packets = self._packets(flush=True)
         return _Run(self._shown(packets), step)
