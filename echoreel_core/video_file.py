@@ -71,7 +71,7 @@ class VideoFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._close()
 
     @property
     def title(self) -> str:
@@ -95,15 +95,15 @@ class VideoFile:
                 raise VideoError(f"{source!r} is a folder: choose a video file.")
             if os.path.isfile(source) and not os.path.getsize(source):
                 raise VideoError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
+            if os.path.exists(source) and not os.access(source, os.R_OK):
+                raise VideoError(f"{self.name!r} may not be read: check the file's permissions.")
         else:
             source.seek(0)
         try:
-            # A playlist may name addresses to fetch: only local files are read.
+            # Only local files: no address is fetched.
             self._container = av.open(source, options={"protocol_whitelist": "file"})
         except FileNotFoundError:
             raise VideoError(f"There is no file {source!r}: choose an existing video.") from None
-        except PermissionError:
-            raise VideoError(f"{self.name!r} may not be read: check the file's permissions.") from None
         except (av.error.FFmpegError, OSError, ValueError):
             raise VideoError(
                 f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
@@ -113,6 +113,12 @@ class VideoFile:
         except VideoError:
             self._container.close()
             raise
+
+    def _close(self) -> None:
+        # PyAV frees a decoder under the interpreter's lock, for which a decoding thread may wait to log something
+        # (torchvision turns that logging on): let the threads finish first, without the lock.
+        self._stream.codec_context.flush_buffers()
+        self._container.close()
 
     def _pick_stream(self) -> av.VideoStream:
         streams = self._container.streams
@@ -219,7 +225,7 @@ class VideoFile:
     def _run(self, key: Key | None, step: Step) -> "_Run":
         packets = self._seek(key) if key is not None else None
         if packets is None:
-            self._container.close()
+            self._close()
             self._open()
             packets = self._packets(flush=True)
         return _Run(self._shown(packets), step)
