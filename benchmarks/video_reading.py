@@ -6,7 +6,7 @@ Each way runs in a process of its own; memory is the peak above that process wit
 """
 
 import argparse
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -54,13 +54,18 @@ def measure(way: str, path: str) -> tuple[float, float]:
     return float(seconds), float(megabytes)
 
 
+def memory(what: str) -> float:
+    """Megabytes by Linux; elsewhere nan."""
+    status = Path("/proc/self/status")
+    return int(re.search(what + r":\s*(\d+) kB", status.read_text())[1]) / 1024 if status.exists() else float("nan")
+
+
 def run(way: str, path: str) -> None:
-    idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    idle = memory("VmRSS")
     begin = time.perf_counter()
     WAYS[way](path)
     seconds = time.perf_counter() - begin
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) / unit)
+    print(seconds, memory("VmHWM") - idle)
 
 
 def main() -> None:

@@ -59,8 +59,6 @@ class VideoFile:
         self.rate = stream.average_rate or stream.guessed_rate or None
         # Raw streams have no times at all and AVI none that survive B-frames: there the n-th frame out is the n-th.
         self._by_order = self._container.format.name == "avi" and stream.codec_context.has_b_frames
-        # Every packet of an animated PNG claims to be a keyframe, yet most only change part of the picture.
-        self._seekable = self._container.format.name != "apng"
         self.times: list[Fraction] = []
         self.end = Fraction(0)
         self._origin = 0  # pts of the first frame
@@ -217,7 +215,7 @@ class VideoFile:
 
     def _key_before(self, time: Fraction) -> Key | None:
         """The last keyframe shown at or before `time`, unless decoding has to begin at the beginning."""
-        if self._by_order or not self._seekable:
+        if self._by_order:
             return None
         index = bisect_right(self._keys, time, key=lambda key: key.time) - 1
         return self._keys[index] if index > 0 else None

@@ -182,8 +182,9 @@ def test_where_files_may_lie(node, folder):
 def verdict(node, monkeypatch, **inputs):
     """What the host itself says to a prompt: (accepted, details of what is wrong with the node)."""
     import execution
-    import nodes
     from comfy_extras.nodes_video import LoadVideo
+
+    import nodes
 
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "EchoReelLoadReferenceVideo", node)
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "LoadVideo", LoadVideo)
