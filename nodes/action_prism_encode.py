@@ -120,11 +120,24 @@ def _run_prism(echoreel: LoadedAdapter, latents: Tensor, caption_tokens: Tensor,
     latents = latents.to(device, dtype)
     actions = []
     for prompt in prompts:
-        text = torch.cat((prompt[0][0].to(device, dtype), caption_tokens.to(device, dtype)), dim=1)
-        action = prism(latents, text, progress).to(comfy.model_management.intermediate_device(), torch.float32)
+        text = _prism_text(prompt, caption_tokens).to(device, dtype)
+        action = prism(latents.expand(text.shape[0], -1, -1, -1, -1), text, progress).to(
+            comfy.model_management.intermediate_device(), torch.float32
+        )
         check_finite(action)
         actions.append(action)
     return actions
+
+
+def _prism_text(prompt: list, caption_tokens: Tensor) -> Tensor:
+    """[B, L, text_width]: the prompt's tokens followed by the caption's. Raises: ValueError where they do not match."""
+    tokens = prompt[0][0]
+    if tokens.shape[-1] != caption_tokens.shape[-1]:
+        raise ValueError(
+            f"The prompt's text is {tokens.shape[-1]} wide, the caption's {caption_tokens.shape[-1]}: "
+            "connect the CLIP that the prompts were encoded with."
+        )
+    return torch.cat((tokens, caption_tokens.to(tokens).expand(tokens.shape[0], -1, -1)), dim=1)
 
 
 NODES = [ActionPrismEncode]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 
-import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
 from ..echoreel_core.authors_checkpoint import load_released
 from .loaded_adapter import adapter_from_weights, load_adapter
-from .lvdm_model import lvdm_patcher, reload_lvdm, text_encoder
+from .lvdm_model import image_vae, lvdm_patcher, reload_lvdm, text_encoder
 from .wires import EchoReelWire
 
 ADAPTER_FOLDER = "echoreel"
@@ -58,11 +57,10 @@ class LoadCheckpoint(io.ComfyNode):
         model = lvdm_patcher(parts.unet_config, parts.unet)
         model.cached_patcher_init = (reload_lvdm, (path,))
         clip = text_encoder(parts.text, folder_paths.get_folder_paths("embeddings")) if parts.text else None
-        vae = comfy.sd.VAE(sd=parts.vae)  # without weights, one that says so when it is used
         echoreel = None
         if parts.adapter_config is not None:
             echoreel = adapter_from_weights(parts.adapter_config, parts.adapter, path)
-        return io.NodeOutput(model, clip, vae, echoreel)
+        return io.NodeOutput(model, clip, image_vae(parts.vae), echoreel)
 
 
 class LoadAdapter(io.ComfyNode):

@@ -19,6 +19,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
 from ..echoreel_core.authors_checkpoint import build, load_released
+from ..echoreel_core.autoencoder import AutoencoderConfig
 from ..echoreel_core.lvdm import LVDMConfig, LVDMUNet
 from ..echoreel_core.text import HEAD_DIM, TextConfig
 
@@ -114,3 +115,16 @@ def text_encoder(weights: Mapping[str, Tensor], embedding_directory: Any = None)
         parameters=comfy.utils.calculate_parameters(state_dict),
         state_dict=state_dict,
     )
+
+
+def image_vae(weights: Mapping[str, Tensor]) -> comfy.sd.VAE:
+    """A VAE of Stable Diffusion 1.x's kind, of whatever size; without weights, one that says so when it is used."""
+    if not weights:
+        return comfy.sd.VAE(sd={})
+    config = AutoencoderConfig.from_state_dict(weights)
+    vae = comfy.sd.VAE(
+        sd=dict(weights), config={"params": {"ddconfig": config.ddconfig(), "embed_dim": config.latent_channels}}
+    )
+    vae.latent_channels = config.latent_channels
+    vae.downscale_ratio = vae.upscale_ratio = config.factor
+    return vae
