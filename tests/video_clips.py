@@ -16,7 +16,7 @@ def bars(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     width, height = size
     columns = np.arange(width) * BITS // width
     row = ((index >> columns) & 1).astype(np.uint8) * 255
-    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
+    return np.tile(row[None, :, None], (height, 1, 3))
 
 
 def numbers(frames) -> list[int]:

@@ -22,6 +22,10 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # tiny models spend more time on waiting for other threads than on computing
+
 
 def _import_pack():
     """Imports the pack from its folder, as the host does."""
