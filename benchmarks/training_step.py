@@ -1,7 +1,5 @@
 """What a training step costs: against the frozen model's forward pass, in memory, with and without the cache, and in
 two processes against one. Ratios and medians of one run; random weights, so nothing has to be downloaded.
-
-    python benchmarks/training_step.py [--size embedded|released] [--batch 4] [--repeats 7] [--device cpu] [--cpu-time]
 """
 
 from __future__ import annotations
@@ -16,14 +14,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import timing  # noqa: E402
 import torch  # noqa: E402
 
 from echoreel_core.action_prism import ActionPrismConfig  # noqa: E402
@@ -76,7 +74,7 @@ def make_trainer(size: str, folder: Path, settings: TrainingSettings, device: st
         host = LVDMHost(LVDMUNet(sizes["unet"]))
         config = default_adapter_config(
             "lvdm",
-            [(site.name, site.norm.weight.shape[0]) for site in host.sites()],
+            [(site.name, site.dim) for site in host.sites()],
             latent_channels=4,
             latent_size=(side, side),
             latent_frames=FRAMES,
@@ -108,21 +106,21 @@ def make_data(size: str, folder: Path, count: int = 8) -> tuple[list[Pair], Vide
     return pairs, VideoSettings(frames=FRAMES, width=pixels, height=pixels)
 
 
-def medians(
-    works: dict[str, Callable[[], object]], options: argparse.Namespace, device: torch.device
-) -> dict[str, float]:
-    """Median seconds of each, taken in turns so that a busy moment hits all alike."""
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(options.repeats + 1):
-        for name, work in works.items():
-            begin = clock()
+def medians(works: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of each."""
+
+    def waited_for(work: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
             work()
-            if device.type == "cuda":
+            if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if turn:  # the first is warm-up
-                times[name].append(clock() - begin)
-    return {name: statistics.median(values) for name, values in times.items()}
+
+        return run
+
+    seconds = timing.interleaved(
+        {name: waited_for(work) for name, work in works.items()}, options.repeats, options.cpu_time
+    )
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def _status(entry: str) -> int:
@@ -153,7 +151,7 @@ def worker(options: argparse.Namespace) -> None:
     torch.set_num_threads(max(1, options.threads // int(os.environ.get("WORLD_SIZE", 1))))
     settings = TrainingSettings(batch_size=options.batch, gradient_checkpointing=options.gradient_checkpointing)
     trainer = make_trainer(options.size, options.worker, settings, options.device)
-    seconds = medians({"step": trainer.train_step}, options, trainer.processes.device)["step"]
+    seconds = medians({"step": trainer.train_step}, options)["step"]
     memory = step_memory(trainer)
     if trainer.processes.rank == 0:
         print(json.dumps([seconds, memory]))
@@ -210,7 +208,7 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
         "… with gradient checkpointing": sparing.train_step,
     }
     reading = {"reading the batch from the cache": cached, "making it from the videos": uncached}
-    seconds = medians({**works, **reading}, options, device)
+    seconds = medians({**works, **reading}, options)
     trained = parameter_count(trainer.adapter.config) / 1e6
     frozen = sum(p.numel() for p in trainer.host.model.parameters()) / 1e6
     threads = f", {options.threads} threads" if device.type == "cpu" else ""
@@ -238,13 +236,10 @@ def compare_processes(options: argparse.Namespace, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = timing.arguments(__doc__, repeats=7)
     parser.add_argument("--size", choices=SIZES, default="embedded")
     parser.add_argument("--batch", type=int, default=4, help="pairs of a step; even")
-    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="in all processes together")
-    parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds: for a busy machine")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--gradient-checkpointing", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -107,7 +107,7 @@ def toy_adapter(host: TrainingHost, seed: int = 0) -> EchoReelAdapter:
             out_channels=1,
             max_frames=FRAMES,
         )
-        sites = tuple(SiteConfig(s.name, s.norm.weight.shape[0], 2, 16) for s in host.sites())
+        sites = tuple(SiteConfig(s.name, s.dim, 2, 16) for s in host.sites())
         return EchoReelAdapter(AdapterConfig(host.family, prism, sites, "relative_bias", FRAMES))
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from ..video import VideoError, read_video
 from .check import framings
 from .config import VideoSettings
 from .host import Encoders
-from .pairs import Pair
+from .pairs import Clip, Pair
 from .source import Batch, fit_text
 
 MANIFEST = "manifest.json"
 DIGESTS = "files.json"
 VERSION = 1
+CLIP_KIND, TEXT_KIND = "encoded clip", "encoded text"
 
 Progress = Callable[[int, int, str], None]
 """Called with (items done, items in all, one line about the latest)."""
@@ -85,14 +86,13 @@ class _Digests:
         _write_json(self.path, self.known)
 
 
-def request(pairs: Iterable[Pair], video: VideoSettings, reference: VideoSettings | None, identity: str) -> str:
+def request(pairs: Sequence[Pair], video: VideoSettings, reference: VideoSettings | None, identity: str) -> str:
     """Names what a cache was asked for, so that a changed data set or setting is noticed."""
-    listed = [[_clip(pair.target), [_clip(clip) for clip in pair.references], pair.held_out] for pair in pairs]
-    return _key(listed, asdict(video), asdict(reference or video), identity)
-
-
-def _clip(clip: Any) -> list[str]:
-    return [str(clip.path), clip.caption]
+    clips = dict.fromkeys(clip for pair in pairs for clip in (pair.target, *pair.references))
+    number = {clip: index for index, clip in enumerate(clips)}
+    listed = [[number[p.target], [number[clip] for clip in p.references], p.held_out] for p in pairs]
+    names = [[str(clip.path), clip.caption] for clip in clips]
+    return _key(names, listed, asdict(video), asdict(reference or video), identity)
 
 
 @torch.inference_mode(False)
@@ -139,22 +139,26 @@ def build_cache(
         if file.exists():
             result.found += 1
         else:
-            write_safetensors(file, {"tokens": encoders.encode_text([caption])[0]}, {"text": caption})
+            facts = {"format": TEXT_KIND, "version": VERSION, "text": caption}
+            write_safetensors(file, {"tokens": encoders.encode_text([caption])[0]}, facts)
             result.made += 1
         keys[caption] = key
         progress(len(keys) + len(result.bad), total, f"text    {caption[:60]!r}")
 
+    table: dict[tuple[str, str], int] = {}  # (latents, text) → number; actions name each clip many times over
+
+    def entry(clip: Clip, framing: VideoSettings) -> int | None:
+        latents = keys.get((clip.path, framing))
+        return None if latents is None else table.setdefault((latents, keys[clip.caption]), len(table))
+
     entries = []
     for pair in pairs:
-        references = [
-            [keys[clip.path, reference or video], keys[clip.caption]]
-            for clip in pair.references
-            if (clip.path, reference or video) in keys
-        ]
-        if references and (pair.target.path, video) in keys:
-            target = [keys[pair.target.path, video], keys[pair.target.caption]]
-            entries.append({"target": target, "references": references, "held_out": pair.held_out})
-    result.pairs, result.held_out = len(entries), sum(entry["held_out"] for entry in entries)
+        target = entry(pair.target, video)
+        references = [entry(clip, reference or video) for clip in pair.references]
+        references = [number for number in references if number is not None]
+        if target is not None and references:
+            entries.append([target, references, pair.held_out])
+    result.pairs, result.held_out = len(entries), sum(held_out for _, _, held_out in entries)
     if not entries:
         raise ValueError(f"No pair is left to train on: {result.bad[0] if result.bad else 'there were none'}.")
     _write_json(
@@ -164,6 +168,7 @@ def build_cache(
             "request": request(pairs, video, reference, encoders.identity),
             "empty_text": keys[""],
             "fps": statistics.median(fps),
+            "clips": list(table),
             "pairs": entries,
         },
     )
@@ -180,9 +185,11 @@ def _cached_clip(
         raise VideoError(f"it can not be read ({error.strerror})") from None
     file = folder / "latents" / f"{key}.safetensors"
     if file.exists():
-        return False, key, read_description(file)["fps"]
+        return False, key, read_description(file, CLIP_KIND, VERSION)["fps"]
     clip = read_video(path, framing.choice(), width=framing.width, height=framing.height, crop=framing.crop)
     facts = {
+        "format": CLIP_KIND,
+        "version": VERSION,
         "file": path.name,
         "fps": clip.fps,
         "times": [float(time) for time in clip.times],
@@ -217,7 +224,10 @@ class CachedPairs:
         manifest = read_manifest(folder)
         if manifest is None:
             raise ValueError(f"There is no finished cache in {folder}: run `cache` first.")
-        self.pairs = [pair for pair in manifest["pairs"] if pair["held_out"] == held_out]
+        self.clips: list[list[str]] = manifest["clips"]
+        self.pairs = [
+            (target, references) for target, references, measures in manifest["pairs"] if measures == held_out
+        ]
         self.fps: float = manifest["fps"]
         self.empty_text = self._text(manifest["empty_text"])
 
@@ -228,10 +238,9 @@ class CachedPairs:
         """See `PairSource`. Raises: ValueError where a file of the cache is missing or damaged."""
         rows = []
         for index, seed in zip(indices, seeds, strict=True):
-            pair = self.pairs[index]
-            reference, caption = pair["references"][seed % len(pair["references"])]
-            target, prompt = pair["target"]
-            rows.append((self._latents(target), self._latents(reference), self._text(prompt), self._text(caption)))
+            target, references = self.pairs[index]
+            (latents, prompt), (reference, caption) = self.clips[target], self.clips[references[seed % len(references)]]
+            rows.append((self._latents(latents), self._latents(reference), self._text(prompt), self._text(caption)))
         target, reference, prompt, caption = zip(*rows, strict=True)
         return Batch(torch.stack(target), torch.stack(reference), _stack_text(prompt), _stack_text(caption))
 

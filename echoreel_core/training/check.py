@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,13 @@ class FileReport:
 
 
 def framings(
-    pairs: Iterable[Pair], video: VideoSettings, reference: VideoSettings | None
-) -> Iterator[tuple[Path, VideoSettings]]:
-    """Every (file, framing) that the pairs need, once each, in the order of the pairs."""
-    seen: set[tuple[Path, VideoSettings]] = set()
-    for pair in pairs:
-        wanted = [(pair.target.path, video), *((clip.path, reference or video) for clip in pair.references)]
-        for item in wanted:
-            if item not in seen:
-                seen.add(item)
-                yield item
+    pairs: Sequence[Pair], video: VideoSettings, reference: VideoSettings | None
+) -> dict[tuple[Path, VideoSettings], None]:
+    """Every (file, framing) that the pairs need, once each: the targets', then the references'."""
+    targets = dict.fromkeys(pair.target.path for pair in pairs)
+    references = dict.fromkeys(clip.path for pair in pairs for clip in pair.references)
+    items = [(path, video) for path in targets] + [(path, reference or video) for path in references]
+    return dict.fromkeys(items)
 
 
 def check_file(path: Path, framing: VideoSettings) -> FileReport:

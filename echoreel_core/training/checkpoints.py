@@ -19,6 +19,7 @@ from .loop import Trainer
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"
+STATE_KIND, STATE_VERSION = "training state", 1
 PARTIAL = ".part"
 _NAME = re.compile(r"step-(\d+)")
 
@@ -45,7 +46,8 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
     partial.mkdir(parents=True)
     write_adapter(trainer, partial / ADAPTER_FILE, facts)
     tensors, values = trainer.state()
-    write_safetensors(partial / STATE_FILE, tensors, {**values, "settings": asdict(trainer.settings)})
+    description = {"format": STATE_KIND, "version": STATE_VERSION, **values, "settings": asdict(trainer.settings)}
+    write_safetensors(partial / STATE_FILE, tensors, description)
     if final.exists():  # the same step, saved again: swap, so that there is always a whole one
         old = final.with_name(final.name + ".old" + PARTIAL)
         os.replace(final, old)
@@ -63,8 +65,7 @@ def write_adapter(
 ) -> None:
     """Writes the adapter as it stands, for use: one safetensors file with `facts` in its description."""
     config = replace(trainer.adapter.config, training={**facts, "steps": trainer.step})
-    weights = {name: weight.to(dtype) for name, weight in trainer.adapter.state_dict().items()}
-    write_safetensors(path, weights, config.to_json())
+    write_safetensors(path, trainer.adapter.state_dict(), config.to_json(), dtype=dtype)
 
 
 def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
@@ -80,9 +81,7 @@ def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
             f"The run in {checkpoint.parent} trains an adapter of other sizes: choose another output folder, or "
             "the sizes it began with."
         )
-    description = read_description(checkpoint / STATE_FILE)
-    if description is None:
-        raise ValueError(f"{checkpoint / STATE_FILE} is not the state of a training run.")
+    description = read_description(checkpoint / STATE_FILE, STATE_KIND, STATE_VERSION)
     trainer.load_state(weights, read_tensors(checkpoint / STATE_FILE), description)
     now = json.loads(json.dumps(asdict(trainer.settings)))
     return {name: value for name, value in description["settings"].items() if now.get(name) != value}

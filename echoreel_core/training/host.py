@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
 from ..action import Role
-from ..injection import Site
+from ..injection import AnySite
 
 Prediction = Literal["noise", "velocity", "flow"]
 """What a model predicts: ε;  signal · ε - noise · x_0;  or ε - x_0 (flow matching)."""
@@ -43,7 +43,7 @@ class TrainingHost(ABC):
     model: nn.Module
 
     @abstractmethod
-    def sites(self) -> Sequence[Site]:
+    def sites(self) -> Sequence[AnySite]:
         """Where added layers go, in the order of the forward pass."""
 
     @abstractmethod
@@ -60,17 +60,25 @@ class TrainingHost(ABC):
     ) -> Tensor:
         """Generates latents from noise [1, C, T, H, W], with guidance; each half of it runs in its `attach(role)`."""
 
-    def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor:
-        """The hidden state at a site as [B, T, P, dim]: right wherever tokens run over batch, time, place."""
+    def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
+        """The clip's tokens at a site as [B, T, P, dim], or None where the hidden state holds none.
+
+        As it is, right wherever the tokens run over batch, time and place and there are no others.
+        """
         return hidden.reshape(batch, frames, -1, hidden.shape[-1])
 
     def hidden(self, tokens: Tensor, like: Tensor) -> Tensor:
-        """Back from `tokens` to the layout of the hidden state `like`."""
+        """Back from `tokens` to the layout of the hidden state `like`, zero where that is not the clip's."""
         return tokens.reshape(like.shape)
 
     def token_frames(self, latent_frames: int) -> int:
         """Frames T of `tokens` for a clip of so many latent frames."""
         return latent_frames
+
+    def passes(self) -> AbstractContextManager[object]:
+        """What a forward pass and the backward pass after it run in: a model that changes hidden states in place needs
+        `torch.autograd.graph.allow_mutation_on_saved_tensors()`."""
+        return nullcontext()
 
     def recomputed(self) -> Iterable[nn.Module]:
         """What gradient checkpointing runs again in the backward pass in place of keeping its activations."""

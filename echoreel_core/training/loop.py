@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..action import Action, Reference
 from ..adapter import EchoReelAdapter
-from ..injection import added_layers
+from ..injection import AddedLayer, added_layers
 from .config import TrainingSettings
 from .host import TrainingHost
 from .loss import Draws, add_noise, draw, loss_weight, seed_of, target
@@ -188,6 +188,7 @@ class Trainer:
         level = host.noise_level(draws.u)  # on the CPU: float64, which not every device has
         noisy = add_noise(latents, noise, level)
         with ExitStack() as stack:
+            stack.enter_context(host.passes())
             if settings.gradient_checkpointing and torch.is_grad_enabled():
                 stack.enter_context(recomputed([*host.recomputed(), *self.adapter.prism.layers]))
             stack.enter_context(self.autocast())
@@ -212,10 +213,10 @@ class Trainer:
         context = whole.context("positive", frames)
         context = replace(context, distance=context.distance.to(action.device))
 
-        def layer(attention: nn.Module) -> Callable[[Tensor], Tensor]:
-            def added(hidden: Tensor) -> Tensor:
-                tokens = self.host.tokens(hidden, batch, frames).float()
-                return self.host.hidden(attention(tokens, context), hidden)
+        def layer(attention: nn.Module) -> AddedLayer:
+            def added(hidden: Tensor) -> Tensor | None:
+                tokens = self.host.tokens(hidden, batch, frames)
+                return None if tokens is None else self.host.hidden(attention(tokens.float(), context), hidden)
 
             return added
 

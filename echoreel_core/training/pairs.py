@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +115,11 @@ def action_caption(folder: str) -> str:
 
 
 def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
+    """A clip's references are the others of its action; those of another take, where names tell.
+
+    UCF-101 cuts several clips (_c01, _c02 …) from one recording (_g01): the same person in the same place. With such a
+    reference, copying looks would pay, and that is what must not be learned.
+    """
     actions = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = [path.name for path in actions]
     for name in settings.held_out_actions:
@@ -126,28 +131,17 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
     for action in actions:
         paths = sorted(path for path in action.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
         clips = [Clip(path, sidecar_caption(path) or action_caption(action.name)) for path in paths]
-        for clip in clips:
-            references = _references(clip, clips)
-            if not references:
+        takes = [_TAKE.search(path.stem) for path in paths]
+        for clip, take in zip(clips, takes, strict=True):
+            others = [other for other in clips if other is not clip]
+            if take:
+                elsewhere = [c for c, t in zip(clips, takes, strict=True) if t and t.group(1) != take.group(1)]
+                others = elsewhere or others
+            if not others:
                 continue
             if settings.held_out_actions:
                 held_out = action.name in settings.held_out_actions
             else:
                 held_out = _is_held_out(clip.path.relative_to(folder).as_posix(), settings.held_out)
-            pairs.append(Pair(clip, references, held_out))
+            pairs.append(Pair(clip, tuple(others), held_out))
     return pairs
-
-
-def _references(target: Clip, clips: Sequence[Clip]) -> tuple[Clip, ...]:
-    """The other clips of the action; those of another take, where names tell.
-
-    UCF-101 cuts several clips (_c01, _c02 …) from one recording (_g01): the same person in the same place. With such a
-    reference, copying looks would pay, and that is what must not be learned.
-    """
-    take = _TAKE.search(target.path.stem)
-    others = [clip for clip in clips if clip is not target]
-    if take:
-        found = [(clip, _TAKE.search(clip.path.stem)) for clip in others]
-        elsewhere = [clip for clip, match in found if match and match.group(1) != take.group(1)]
-        others = elsewhere or others
-    return tuple(others)

@@ -13,7 +13,6 @@ from torch import Tensor
 from ..adapter import AdapterConfig, EchoReelAdapter, content_id, read_adapter
 from ..authors_checkpoint import ReleasedCheckpoint, build, load_released
 from ..autoencoder import AutoencoderConfig, load_autoencoder
-from ..files import read_description
 from ..lvdm import LVDMUNet
 from ..text import CLIPTextEncoder, TextConfig
 from .adapters import default_adapter_config
@@ -106,7 +105,7 @@ class ReleasedModel:
         framing, factor = self.config.reference or self.config.video, self._factor
         unet = self.parts.unet_config
         with torch.device("meta"):
-            sites = [(site.name, site.norm.weight.shape[0]) for site in LVDMUNet(unet).sites()]
+            sites = [(site.name, site.dim) for site in LVDMUNet(unet).sites()]
         return default_adapter_config(
             "lvdm",
             sites,
@@ -126,9 +125,13 @@ def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """
     if not path.is_file():
         raise ValueError(f"There is no adapter {path} to start from.")
-    if path.suffix == ".safetensors" and read_description(path) is not None:
+    try:
         return read_adapter(path)
-    parts = load_released(path)
+    except ValueError as not_an_adapter:
+        try:
+            parts = load_released(path)
+        except ValueError:
+            raise not_an_adapter from None
     if parts.adapter_config is None:
         raise ValueError(f"{path.name} holds no EchoReel layers to start from.")
     return parts.adapter_config, parts.adapter

@@ -305,7 +305,7 @@ def test_cache_leaves_bad_files_out(tmp_path, actions):
 def test_damaged_cache_files_are_named(tmp_path, actions):
     build_cache(tmp_path / "cache", actions, CountingEncoders(), VIDEO)
     pairs = CachedPairs(tmp_path / "cache")
-    broken = tmp_path / "cache" / "latents" / f"{pairs.pairs[0]['target'][0]}.safetensors"
+    broken = tmp_path / "cache" / "latents" / f"{pairs.clips[0][0]}.safetensors"
     broken.write_bytes(broken.read_bytes()[:50])
     with pytest.raises(ValueError, match=broken.name):
         pairs.batch([0], [0])
