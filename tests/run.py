@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from echoreel_core.environment import TORCH, ensure_environment, python_of, read_requirements  # noqa: E402
 
-TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tomli; python_version < '3.11'"]
+TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tokenizers", "tomli; python_version < '3.11'"]
 PYTEST_ALONE = ["pytest", "exceptiongroup", "tomli"]
 """What pytest needs on any of the Pythons, all of it pure Python."""
 

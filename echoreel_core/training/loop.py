@@ -223,6 +223,7 @@ class Trainer:
         with added_layers(self.sites, [layer(attention) for attention in self.adapter.attentions]):
             yield
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def held_out_loss(self, pairs: PairSource, limit: int, levels: Sequence[float] = HELD_OUT_LEVELS) -> list[float]:
         """The loss at fixed noise levels, over the first `limit` pairs, with noise of its own that never changes.
@@ -233,15 +234,14 @@ class Trainer:
         count = min(limit, len(pairs))
         sums = torch.zeros(len(levels), device=processes.device)
         batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        with torch.inference_mode(False):
-            for indices in batches[processes.rank :: processes.count]:
-                batch = pairs.batch(indices, [seed_of("held out pair", index) for index in indices])
-                batch = batch.to(processes.device)
-                drawn = draw(seed_of("held out"), indices, batch.target.shape[1:])
-                batch = self._dropped(batch, drawn, pairs.empty_text)
-                for place, u in enumerate(levels):
-                    with self.loss(batch, replace(drawn, u=torch.full_like(drawn.u, u))) as loss:
-                        sums[place] += loss * len(indices)
+        for indices in batches[processes.rank :: processes.count]:
+            batch = pairs.batch(indices, [seed_of("held out pair", index) for index in indices])
+            drawn = draw(seed_of("held out"), indices, batch.target.shape[1:])
+            batch = self._dropped(batch.to(processes.device), drawn, pairs.empty_text)
+            for place, u in enumerate(levels):
+                with self.loss(batch, replace(drawn, u=torch.full_like(drawn.u, u))) as loss:
+                    pass
+                sums[place] += loss * len(indices)
         processes.mean_([sums])
         return (sums * processes.count / count).tolist()
 

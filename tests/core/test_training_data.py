@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_weights import FIXTURES
 from training_toys import CLIP_SIDE, FRAMES, write_actions, write_config
 from video_clips import write_clip
 
+from echoreel_core.authors_checkpoint import split_released
 from echoreel_core.training import cache as cache_module
 from echoreel_core.training.adapters import default_adapter_config, parameter_count
 from echoreel_core.training.cache import CachedPairs, build_cache
@@ -325,6 +327,18 @@ def test_default_adapters():
     )
     assert parameter_count(wan) == 248_754_260
     assert wan.position == "relative_bias" and wan.prism.grid == (16, 16) and wan.prism.action_dim == 1024
+    shapes = json.loads((FIXTURES / "released_layout.json").read_text())
+    released = split_released({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, "released")
+    config = default_adapter_config(
+        "lvdm",
+        [(site.name, site.dim) for site in released.adapter_config.sites],
+        latent_channels=4,
+        latent_size=(32, 32),
+        latent_frames=16,
+        text_width=768,
+    )
+    assert config == replace(released.adapter_config, training={})
+    assert parameter_count(config) == 611_602_036
     small = default_adapter_config(
         "lvdm", [("a", 64)], latent_channels=4, latent_size=(8, 8), latent_frames=4, text_width=64, width=32, depth=1
     )

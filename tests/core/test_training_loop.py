@@ -130,7 +130,9 @@ def test_trains_from_inside_inference_mode():
         trainer = Trainer(host, toy_adapter(host), pairs, replace(FAST, steps=2))
         for _ in trainer:
             pass
+        held_out = trainer.held_out_loss(pairs, 2, (0.5,))
     assert equal(trainer.adapter.state_dict(), outside.adapter.state_dict())
+    assert held_out == outside.held_out_loss(outside.pairs, 2, (0.5,))
 
 
 def test_a_loss_that_is_not_a_number_stops_before_the_step():
