@@ -199,14 +199,7 @@ def load_action(path: str | os.PathLike) -> Action:
     Raises: ValueError, naming the file and the reason, where it is no action file, damaged, or of a newer format.
     """
     name = Path(path).name
-    description = read_description(path)
-    if description is None or description.get("format") != "action":
-        raise ValueError(f"{name} is not a saved EchoReel action.")
-    if description.get("version", 0) > FORMAT_VERSION:
-        raise ValueError(
-            f"{name} is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: "
-            "update the pack."
-        )
+    description = read_description(path, "action", FORMAT_VERSION)
     tensors = read_tensors(path)
     try:
         groups, index = [], 0
@@ -214,13 +207,28 @@ def load_action(path: str | os.PathLike) -> Action:
             group = []
             for entry in entries:
                 positive, negative = (tensors[f"references.{index}.{role}"] for role in ("positive", "negative"))
-                if positive.dim() != 3 or positive.shape != negative.shape:
-                    raise ValueError(
-                        f"{name} is damaged: its tokens are {list(positive.shape)} and {list(negative.shape)}."
-                    )
-                group.append(Reference(positive, negative, float(entry["weight"]), entry["source"]))
+                group.append(Reference(positive, negative, float(entry["weight"]), dict(entry["source"])))
                 index += 1
             groups.append(tuple(group))
-        return Action(tuple(groups), tuple(description["shares"]), description["adapter_id"], description["host"])
-    except (KeyError, TypeError) as error:
+        shares = tuple(float(share) for share in description["shares"])
+        action = Action(tuple(groups), shares, str(description["adapter_id"]), str(description["host"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name} is damaged: {error} is missing or of another kind.") from None
+    _check(action, name)
+    return action
+
+
+def _check(action: Action, name: str) -> None:
+    """Raises ValueError, naming the file, where the parts of an action do not belong together."""
+    if not action.groups or not all(action.groups) or len(action.shares) != len(action.groups):
+        raise ValueError(f"{name} is damaged: it has {len(action.groups)} groups and {len(action.shares)} shares.")
+    first = action.references[0].positive
+    for reference in action.references:
+        if not (math.isfinite(reference.weight) and reference.weight > 0):
+            raise ValueError(f"{name} is damaged: a reference's weight is {reference.weight}.")
+        for tokens in (reference.positive, reference.negative):
+            alike = tokens.dim() == 3 and tokens.shape[::2] == first.shape[::2] and tokens.is_floating_point()
+            if not alike or tokens.shape[1] != reference.positive.shape[1] or tokens.numel() == 0:
+                raise ValueError(
+                    f"{name} is damaged: tokens of {list(tokens.shape)} lie beside others of {list(first.shape)}."
+                )

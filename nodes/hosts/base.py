@@ -60,6 +60,7 @@ class Host:
         fps: frames per second that the model was made for.
         frames_per_latent: video frames per latent frame; the first latent frame holds one.
         video_channels: of its latents, where the latent format counts those of sound as well.
+        frames_in_batch: whether a clip is carried as [T, C, H, W], not as [1, C, T, H, W].
     """
 
     family: str
@@ -73,6 +74,7 @@ class Host:
     fps: float
     frames_per_latent: float = 1
     video_channels: int | None = None
+    frames_in_batch: bool = False
 
 
 def class_named(*names: str) -> Callable[[torch.nn.Module, frozenset[str]], bool]:

@@ -15,4 +15,5 @@ LVDM = Host(
     from_frames=lambda delta, hidden, grid: delta,
     latent_format=format_named("SD15"),
     fps=8,
+    frames_in_batch=True,
 )

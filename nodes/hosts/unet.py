@@ -45,6 +45,7 @@ SVD = Host(
     from_frames=batch_from_frames,
     latent_format=format_named("SD15"),
     fps=6,
+    frames_in_batch=True,
 )
 
 ANIMATEDIFF = Host(
@@ -57,4 +58,5 @@ ANIMATEDIFF = Host(
     from_frames=batch_from_frames,
     latent_format=format_named("SD15"),
     fps=8,
+    frames_in_batch=True,
 )
