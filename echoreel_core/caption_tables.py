@@ -7,7 +7,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -54,11 +54,8 @@ class Row(NamedTuple):
     id: str
 
 
-Position = Callable[[], int]
-
-
-def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, Position]]:
-    """The rows that have a caption, each with a way to ask how many bytes have been read.
+def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
+    """The rows that have a caption, each with how many bytes of the table have been read.
 
     Memory does not grow with the table.
 
@@ -73,7 +70,7 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, Position]]:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
             for row in read(text, path):
                 if row.caption:
-                    yield row, raw.tell
+                    yield row, raw.tell()
     except OSError as error:
         raise LibraryError(f"{path.name} can not be read ({error.strerror or error}).") from None
 

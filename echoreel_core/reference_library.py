@@ -23,7 +23,9 @@ from .library_file import ELSEWHERE, connect, plain_errors, read_facts, write_fa
 __all__ = ["BuildReport", "LibraryError", "build_library"]
 
 BATCH = 50_000
-"""Captions per transaction: what memory a build takes, and what an interruption can cost."""
+"""Rows of a table per transaction: what memory a build takes, and what an interruption can cost."""
+FILES_BATCH = 500
+"""Files per transaction: each may have a text to read, perhaps from a slow disk."""
 
 Progress = Callable[[int, int], None]
 """Called with (done, of); what it raises stops the build, and what was done so far is kept."""
@@ -214,7 +216,7 @@ class _Build:
         (last,) = db.execute("SELECT coalesce(max(id), 0) FROM clips").fetchone()
         (due,) = db.execute("SELECT count(*) FROM work").fetchone()
         work, done = db.execute("SELECT * FROM work"), 0
-        while batch := work.fetchmany(BATCH // 10):  # each may be a file to read
+        while batch := work.fetchmany(FILES_BATCH):
             old, new = [], []
             for path, stamp, texted, id, caption in batch:
                 if id is None:
@@ -225,11 +227,9 @@ class _Build:
                     self.changed += 1
                 text = (sidecar_caption(self.root / path) if texted else "") or caption_of_names(path)
                 new.append(_Clip(id or last, text, "", path, stamp))
-                done += 1
-                if not done % 100:
-                    self.progress(done, due)
             self._write(old, new)
-        self.progress(1, 1)
+            done += len(batch)
+            self.progress(done, due)
         return total, total
 
     def _from_table(self) -> tuple[int, int]:
@@ -256,7 +256,7 @@ class _Build:
                     old.append(before[:2])
                     self.changed += 1
             self._write(old, new)
-            self.progress(min(batch[-1][1](), size), size)
+            self.progress(batch[-1][1], size)
         if not total:
             raise LibraryError(f"{self.source.name} holds no captions.")
         while beyond := self._stored(total, None):
