@@ -182,7 +182,7 @@ class _Text:
     def scores(self, captions: Sequence[str], words: Iterable[_Word], mean_length: float) -> list[float]:
         """BM25 of each caption; `mean_length`: words per caption in the whole library."""
         self._hold(captions, "stemmed")
-        lengths = dict(self._db.execute("SELECT doc, count(*) FROM stemmed_words GROUP BY doc"))
+        lengths = [len(caption.split()) for caption in captions]
         scores = [0.0] * len(captions)
         for word in words:
             query = "SELECT doc, count(*) FROM stemmed_words WHERE term = ? GROUP BY doc"
