@@ -18,7 +18,7 @@ from .library_file import ELSEWHERE, TOKENIZER, connect, inside, plain_errors, r
 
 __all__ = ["Hit", "LibraryError", "ReferenceLibrary"]
 
-CANDIDATES = 1000
+CANDIDATES = 500
 """How many captions with a clip on disk, and how many without, are ranked: where more hold all the words, the first in
 the library."""
 MOST_WORDS = 16
@@ -147,6 +147,8 @@ class ReferenceLibrary:
             found.update((id, rest) for id, *rest in rows)
             if len(found) >= CANDIDATES:
                 break
+        if not found:
+            return []
         scores = self._text.scores([caption for caption, _, _ in found.values()], words, self._mean_words)
         ranked = sorted(zip(scores, found.values(), strict=True), key=lambda match: -match[0])
         return [(score, *rest) for score, rest in ranked]

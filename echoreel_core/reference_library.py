@@ -20,7 +20,7 @@ from .caption_tables import LibraryError, Row, read_table
 from .clip_captions import VIDEO_SUFFIXES, caption_of_names, sidecar_caption
 from .library_file import ELSEWHERE, connect, plain_errors, read_facts, write_facts
 
-__all__ = ["BuildReport", "LibraryError", "build_library"]
+__all__ = ["BuildReport", "ClipFile", "LibraryError", "build_library", "walk_clips"]
 
 BATCH = 50_000
 """Rows of a table per transaction: what memory a build takes, and what an interruption can cost."""
@@ -93,6 +93,62 @@ def build_library(
         return _Build(db, path.name, kind, source, root, progress or (lambda done, of: None)).run()
 
 
+class ClipFile(NamedTuple):
+    """A clip in a folder.
+
+    Attributes:
+        path: relative to the folder, with "/" between.
+        stem: its name without suffix.
+        stamp: when it and its text were written, and their sizes.
+        texted: whether a `.txt` file lies beside it.
+    """
+
+    path: str
+    stem: str
+    stamp: str
+    texted: bool
+
+
+def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[ClipFile | None]:
+    """The clips in a folder and the folders in it; None for what can not be read.
+
+    Links are not followed: they may lead out of the folder, or in circles.
+
+    Args:
+        step: called for each folder; what it raises stops the walk.
+    """
+    folders = [""]
+    while folders:
+        step()
+        folder = folders.pop()
+        try:
+            with os.scandir(root / folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            yield None
+            continue
+        files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+                continue
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() not in VIDEO_SUFFIXES or entry.name not in files:
+                continue
+            text = files.get(f"{stem}.txt")
+            try:
+                path.encode()
+                stats = [part.stat(follow_symlinks=False) for part in (entry, text) if part]
+            except (OSError, UnicodeEncodeError):
+                yield None
+                continue
+            stamp = " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)
+            yield ClipFile(path, stem, stamp, text is not None)
+
+
 class _Clip(NamedTuple):
     """A row of the table `clips`."""
 
@@ -152,50 +208,16 @@ class _Build:
     def _list_files(self) -> str:
         """Fills the temporary table `files`; returns a digest of it."""
         digest = hashlib.sha256(str(self.root.absolute()).encode("utf-8", "replace"))
-        files = self._walk()
-        while batch := list(islice(files, BATCH)):
-            self.db.execute("BEGIN")
-            self.db.executemany("INSERT INTO files VALUES (?, ?, ?, ?)", batch)
-            self.db.execute("COMMIT")
-            digest.update(repr(batch).encode())
-        self.db.execute("CREATE INDEX temp.files_by_stem ON files (stem)")
-        return digest.hexdigest()
-
-    def _walk(self) -> Iterator[tuple[str, str, str, bool]]:
-        """(path in the root, name without suffix, times and sizes, whether a text lies beside it) of every clip.
-
-        Links are not followed: they may lead out of the folder, or in circles.
-        """
-        folders = [""]
-        while folders:
-            self.progress(0, 1)
-            folder = folders.pop()
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    entries = sorted(entries, key=lambda entry: entry.name)
-            except OSError:
+        self.db.execute("BEGIN")
+        for file in walk_clips(self.root, lambda: self.progress(0, 1)):
+            if file is None:
                 self.passed_over += 1
-                continue
-            files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(name)
-                    continue
-                stem, suffix = os.path.splitext(entry.name)
-                if suffix.lower() not in VIDEO_SUFFIXES or entry.name not in files:
-                    continue
-                text = files.get(f"{stem}.txt")
-                try:
-                    name.encode()
-                    stats = [part.stat(follow_symlinks=False) for part in (entry, text) if part]
-                except (OSError, UnicodeEncodeError):
-                    self.passed_over += 1
-                    continue
-                stamp = " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)
-                yield name, stem, stamp, text is not None
+            else:
+                self.db.execute("INSERT INTO files VALUES (?, ?, ?, ?)", file)
+                digest.update(repr(file).encode())
+        self.db.execute("CREATE INDEX temp.files_by_stem ON files (stem)")
+        self.db.execute("COMMIT")
+        return digest.hexdigest()
 
     def _from_folder(self) -> tuple[int, int]:
         """Brings the library to what the folder holds; returns (captions, on disk)."""
