@@ -72,7 +72,7 @@ def write_safetensors(
         with open(temporary, "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for name in names:
-                tensor = tensors[name].detach().to("cpu", stored_dtype(tensors[name])).contiguous()
+                tensor = tensors[name].detach().to("cpu", stored_dtype(tensors[name]))
                 file.write(tensor.flatten().view(torch.uint8).numpy().data)
         os.replace(temporary, path)
     except OSError as error:

@@ -27,6 +27,14 @@ def numbers(frames) -> list[int]:
     return [sum(bit << i for i, bit in enumerate(row)) for row in bits]
 
 
+def read_back(path: Path) -> tuple[np.ndarray, dict]:
+    """All frames [T, H, W, 3] of a video file, and what its stream says."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        facts = {"codec": stream.codec_context.name, "fps": stream.average_rate}
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]), facts
+
+
 def write_clip(
     path: Path,
     count: int,

@@ -290,6 +290,17 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["action.safetensors"]
 
 
+def test_an_action_in_use_outlives_its_file_being_written_anew(tmp_path):
+    """Loaded tokens are views of the file; the new one takes its place and leaves the old one's memory alone."""
+    path = tmp_path / "action.safetensors"
+    first = make_action(1)
+    save_action(first, path)
+    loaded = load_action(path)
+    save_action(make_action(2), path)
+    assert torch.equal(loaded.references[0].positive, first.references[0].positive)
+    assert not torch.equal(load_action(path).references[0].positive, first.references[0].positive)
+
+
 @pytest.mark.parametrize("problem", ["below a file", "a folder"])
 def test_unwritable_places(tmp_path, problem):
     (tmp_path / "file").write_text("")

@@ -145,7 +145,7 @@ def test_the_folded_layer_stands_alone():
         parameter.zero_()
     context.tokens.zero_()
     assert torch.equal(folded(x), before)
-    assert folded.nbytes == 4 * (2 * 2 * 7 * DIM * HEADS * 6 + 2 * 7 * HEADS * 6 + 7 * DIM)
+    assert folded.nbytes == 4 * (2 * 2 * 7 * DIM * HEADS * 6 + 2 * 7 * HEADS * 6)
 
 
 def test_a_relative_bias_folds_to_one_matrix_for_all_frames():
