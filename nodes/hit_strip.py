@@ -49,7 +49,7 @@ def draw_hits(hits: Sequence[Hit], chosen: Hit | None, step: Callable[[], None])
         for index, line in enumerate(_lines(hit.caption, lambda text: draw.textlength(text, font))):
             draw.text((left, top + HEIGHT + 2 + index * LINE), line, TEXT, font)
         step()
-    return torch.from_numpy(np.asarray(picture)).float().div_(255)[None]
+    return torch.from_numpy(np.array(picture)).float().div_(255)[None]
 
 
 def _frame(hit: Hit) -> tuple[Image.Image | None, str]:

@@ -73,7 +73,7 @@ class BuildReferenceLibrary(io.ComfyNode):
                 ),
             ],
             outputs=[
-                LibraryWire.Output(display_name="library", tooltip="For Find Reference Video."),
+                LibraryWire.Output("library", tooltip="For Find Reference Video."),
                 io.String.Output("info", tooltip="How many captions there are, and how many have their clip here."),
             ],
         )

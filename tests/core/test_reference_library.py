@@ -72,7 +72,14 @@ def contents(library: Path) -> tuple:
 
 @pytest.mark.parametrize(
     "name, words",
-    [("ApplyEyeMakeup", "apply eye makeup"), ("HTMLPage_two-three", "html page two three"), ("a.b  c", "a b c")],
+    [
+        ("ApplyEyeMakeup", "apply eye makeup"),
+        ("YoYo", "yo yo"),
+        ("hammer_throw", "hammer throw"),
+        ("Clean-And Jerk", "clean and jerk"),
+        ("TVShow", "tv show"),
+        ("a.b  c", "a b c"),
+    ],
 )
 def test_names_in_words(name, words):
     assert name_in_words(name) == words
