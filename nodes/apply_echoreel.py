@@ -6,10 +6,11 @@ import uuid
 
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..echoreel_core.action import Action
 from .action_prism_encode import NO_ECHOREEL
-from .control import Control
+from .control import BLOCKS, CUSTOM, OWN_PACE, STEPS, STRETCH, TIMINGS, Control, curve, spread
 from .hosts import find_host
 from .loaded_adapter import LoadedAdapter
 from .patch import ActionPatch, check_fit, uncompiled
@@ -61,6 +62,110 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.001,
                     tooltip="When it ends. Earlier, like 0.6, frees the fine detail while the motion stays.",
                 ),
+                io.Combo.Input(
+                    "timing",
+                    options=TIMINGS,
+                    default=STRETCH,
+                    optional=True,
+                    tooltip=(
+                        "How the reference's time becomes the clip's. Stretched over the clip: it begins and ends with "
+                        "it, faster or slower. At its own pace: it takes as long as in the reference, and afterwards "
+                        "the model is left to itself."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_second",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip=(
+                        "When in the clip the action begins, in seconds. With two Apply EchoReel in a row, one can "
+                        "run from 0 to 2 and the other jump from 2 to 4."
+                    ),
+                ),
+                io.Float.Input(
+                    "end_second",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="When in the clip the action ends, in seconds. 0 is the end of the clip.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Frames per second of the video you make, so that seconds can be told from frames. 0 is what "
+                        "the model was made for."
+                    ),
+                ),
+                io.Float.Input(
+                    "reference_fps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Frames per second of the reference as it was loaded (the fps of Load Reference Video), for an "
+                        "action at its own pace. 0 is the same as the video."
+                    ),
+                ),
+                io.Combo.Input(
+                    "steps",
+                    options=[*STEPS, CUSTOM],
+                    default="constant",
+                    optional=True,
+                    tooltip="How the strength goes from the first sampling step to the last.",
+                ),
+                io.String.Input(
+                    "step_strengths",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "For steps: custom. Factors with commas between, spread evenly over the steps: 1, 1, 0.3 is "
+                        "full strength until the middle and then fades."
+                    ),
+                ),
+                io.Combo.Input(
+                    "blocks",
+                    options=[*BLOCKS, CUSTOM],
+                    default="all",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Which of the model's blocks take the action. Early blocks lay out the scene and its motion, "
+                        "late ones its detail. Blocks that take none cost no time."
+                    ),
+                ),
+                io.String.Input(
+                    "block_strengths",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "For blocks: custom. Factors with commas between, spread evenly from the first block to the "
+                        "last: 1, 0.5, 0. With as many numbers as blocks each has its own."
+                    ),
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "Where in the picture the action applies: white is where. One mask for the whole clip, or "
+                        "several that are spread over it."
+                    ),
+                ),
             ],
             outputs=[io.Model.Output(tooltip="The same model, performing the action.")],
         )
@@ -74,10 +179,35 @@ class ApplyEchoReel(io.ComfyNode):
         strength: float,
         start_percent: float,
         end_percent: float,
+        timing: str = STRETCH,
+        start_second: float = 0.0,
+        end_second: float = 0.0,
+        fps: float = 0.0,
+        reference_fps: float = 0.0,
+        steps: str = "constant",
+        step_strengths: str = "",
+        blocks: str = "all",
+        block_strengths: str = "",
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if echoreel is None:
             raise ValueError(NO_ECHOREEL)
-        return io.NodeOutput(apply_action(model, echoreel, action, strength, start_percent, end_percent))
+        if end_second and end_second <= start_second:
+            raise ValueError(
+                f"The action is to end at {end_second:g} seconds but begins at {start_second:g}: let it end later, "
+                "or at 0 for the end of the clip."
+            )
+        block_curve = curve(blocks, BLOCKS, block_strengths, "block_strengths")
+        control = Control(
+            span=(start_second, end_second),
+            own_pace=timing == OWN_PACE,
+            fps=fps,
+            reference_fps=reference_fps,
+            block_factors=spread(block_curve, len(echoreel.config.sites)),
+            step_factors=curve(steps, STEPS, step_strengths, "step_strengths"),
+            mask=mask,
+        )
+        return io.NodeOutput(apply_action(model, echoreel, action, strength, start_percent, end_percent, control))
 
 
 def apply_action(

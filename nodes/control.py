@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,12 +41,15 @@ def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name
     if preset != CUSTOM:
         return presets[preset]
     try:
-        return tuple(float(part) for part in numbers.split(","))
+        factors = tuple(float(part) for part in numbers.split(","))
     except ValueError:
+        factors = (math.nan,)
+    if not all(map(math.isfinite, factors)):
         raise ValueError(
             f"The {name} are {numbers!r}: write numbers with commas between, like 1, 0.5, 0. They are spread evenly "
             "from the first to the last."
-        ) from None
+        )
+    return factors
 
 
 def value_at(factors: Sequence[float], place: float) -> float:

@@ -25,6 +25,8 @@ comfy.options.enable_args_parsing()
 
 import torch  # noqa: E402
 
+import nodes  # noqa: E402, F401  the host's, before the folder of that name of the pack is found
+
 torch.set_num_threads(1)  # tiny models spend more time on waiting for other threads than on computing
 
 
