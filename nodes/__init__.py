@@ -11,6 +11,7 @@ from . import (
     combine_actions,
     load_reference_video,
     loaders,
+    reference_library,
     train_echoreel,
 )
 
@@ -26,6 +27,7 @@ class EchoReelExtension(ComfyExtension):
             combine_actions,
             apply_echoreel,
             action_files,
+            reference_library,
             train_echoreel,
         )
         return [node for module in modules for node in module.NODES]
@@ -35,4 +37,5 @@ def register() -> EchoReelExtension:
     """Registers the pack's folders with the host and returns its nodes."""
     loaders.register_folders()
     action_files.register_folders()
+    reference_library.register_folders()
     return EchoReelExtension()
