@@ -227,7 +227,8 @@ def compare_processes(options: argparse.Namespace, folder: Path) -> None:
     one, memory = in_processes(1, options, folder)
     _, sparing_memory = in_processes(1, options, folder, "--gradient-checkpointing")
     two, _ = in_processes(2, options, folder)
-    print(f"{'the step in two processes':38} {two:8.3f} s  {two / one:6.2f} x in one, {one:.3f} s")
+    name = f"two processes, {max(1, options.threads // 2)} threads each"
+    print(f"{name:38} {two:8.3f} s  {two / one:6.2f} x one with {options.threads}, by the clock")
     if memory and sparing_memory:
         print(f"{'memory of a step':38} {memory / 2**20:8.0f} MB")
         name = "… with gradient checkpointing"

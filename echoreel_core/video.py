@@ -1,6 +1,5 @@
 """Reference clips: choose frames by presentation time, decode only those, resize them one by one."""
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .clip_captions import sidecar_caption
 from .video_file import Source, VideoFile
 from .video_times import Sampling, VideoError
 
@@ -228,15 +228,3 @@ def _variable(times: Sequence[Fraction]) -> bool:
     """Whether the frames seen differ in how long they stay by more than the rounding of a container."""
     gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
     return bool(gaps) and max(gaps) - min(gaps) > Fraction(1, 200)
-
-
-def sidecar_caption(source: Source) -> str:
-    """Text of the `.txt` file of the same name beside a clip given by path, else ""."""
-    if not isinstance(source, (str, os.PathLike)):
-        return ""
-    path = os.path.splitext(os.fspath(source))[0] + ".txt"
-    try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.read(65536).strip()
-    except OSError:
-        return ""

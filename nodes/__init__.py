@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import action_files, action_prism_encode, apply_echoreel, combine_actions, load_reference_video, loaders
+from . import (
+    action_files,
+    action_prism_encode,
+    apply_echoreel,
+    combine_actions,
+    load_reference_video,
+    loaders,
+    reference_library,
+    train_echoreel,
+)
 
 
 class EchoReelExtension(ComfyExtension):
     """Registers the nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        modules = (loaders, load_reference_video, action_prism_encode, combine_actions, apply_echoreel, action_files)
+        modules = (
+            loaders,
+            load_reference_video,
+            action_prism_encode,
+            combine_actions,
+            apply_echoreel,
+            action_files,
+            reference_library,
+            train_echoreel,
+        )
         return [node for module in modules for node in module.NODES]
 
 
@@ -19,4 +37,5 @@ def register() -> EchoReelExtension:
     """Registers the pack's folders with the host and returns its nodes."""
     loaders.register_folders()
     action_files.register_folders()
+    reference_library.register_folders()
     return EchoReelExtension()

@@ -9,3 +9,6 @@ EchoReelWire = io.Custom("ECHOREEL")
 
 ActionWire = io.Custom("ECHOREEL_ACTION")
 """Carries an `Action`."""
+
+LibraryWire = io.Custom("ECHOREEL_LIBRARY")
+"""Carries the path of a reference library."""

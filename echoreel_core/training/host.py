@@ -54,11 +54,14 @@ class TrainingHost(ABC):
     def predict(self, noisy: Tensor, time: Tensor, text: Tensor) -> Tensor:
         """One pass of the model: noisy [B, C, T, H, W], time [B], text [B, L, W] → as noisy, of any dtype."""
 
-    @abstractmethod
     def sample(
         self, noise: Tensor, text: Tensor, negative: Tensor, *, steps: int, guidance: float, attach: Attach
     ) -> Tensor:
-        """Generates latents from noise [1, C, T, H, W], with guidance; each half of it runs in its `attach(role)`."""
+        """Generates latents from noise [1, C, T, H, W], with guidance; each half of it runs in its `attach(role)`.
+
+        Needed for sample videos only.
+        """
+        raise NotImplementedError
 
     def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
         """The clip's tokens at a site as [B, T, P, dim], or None where the hidden state holds none.

@@ -9,20 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..video import sidecar_caption
+from ..clip_captions import VIDEO_SUFFIXES, name_in_words, sidecar_caption
 from .config import DataSettings
 from .loss import seed_of
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}" for name in "apng avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
-)
 SPELLINGS = (
     ("input_text", "gt_video_path", "reference_text", "reference_video_path"),
     ("input_text", "gt_video_path", "inject_text", "inject_video_path"),
 )
 """The keys of a pair, as the authors' README and as their code name them."""
 
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s_-]+")
 _TAKE = re.compile(r"_g(\d+)_c\d+$")
 
 
@@ -109,11 +105,6 @@ def _entries(path: Path) -> Iterable[object]:
         raise ValueError(f"{path.name} is not valid JSON: {error}.") from None
 
 
-def action_caption(folder: str) -> str:
-    """A folder's name in words: "ApplyEyeMakeup" → "apply eye makeup"."""
-    return " ".join(word.lower() for word in _WORDS.split(folder) if word)
-
-
 def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
     """A clip's references are the others of its action; those of another take, where names tell.
 
@@ -130,7 +121,7 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
     pairs = []
     for action in actions:
         paths = sorted(path for path in action.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-        clips = [Clip(path, sidecar_caption(path) or action_caption(action.name)) for path in paths]
+        clips = [Clip(path, sidecar_caption(path) or name_in_words(action.name)) for path in paths]
         takes = [_TAKE.search(path.stem) for path in paths]
         for clip, take in zip(clips, takes, strict=True):
             others = [other for other in clips if other is not clip]

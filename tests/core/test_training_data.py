@@ -19,7 +19,7 @@ from echoreel_core.training.adapters import default_adapter_config, parameter_co
 from echoreel_core.training.cache import CachedPairs, build_cache
 from echoreel_core.training.check import check_files, framings, summary
 from echoreel_core.training.config import DataSettings, VideoSettings, read_config
-from echoreel_core.training.pairs import action_caption, read_pairs
+from echoreel_core.training.pairs import read_pairs
 from echoreel_core.video import read_video
 
 VIDEO = VideoSettings(frames=FRAMES, every_nth=3, width=CLIP_SIDE, height=CLIP_SIDE)
@@ -168,17 +168,6 @@ def test_folder_of_actions(tmp_path):
     (tmp_path / "TaiChi" / "v_TaiChi_g02_c01.avi").unlink()
     pairs = {pair.target.path.stem: pair for pair in read_pairs(DataSettings(tmp_path, tmp_path))}
     assert names(pairs["v_TaiChi_g01_c01"].references) == ["v_TaiChi_g01_c02"]  # there is no other
-
-
-def test_action_captions():
-    folders = ["ApplyEyeMakeup", "YoYo", "hammer_throw", "Clean-And Jerk", "TVShow"]
-    assert [action_caption(folder) for folder in folders] == [
-        "apply eye makeup",
-        "yo yo",
-        "hammer throw",
-        "clean and jerk",
-        "tv show",
-    ]
 
 
 def test_held_out_pairs(tmp_path):

@@ -35,7 +35,7 @@ def trained(settings: TrainingSettings, host=None, pairs=None) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("make_host", "steps"), [(preconditioned_host, 40), (FlowHost, 150)], ids=["lvdm, noise", "tokens in a row, flow"]
+    ("make_host", "steps"), [(preconditioned_host, 25), (FlowHost, 100)], ids=["lvdm, noise", "tokens in a row, flow"]
 )
 def test_learns_a_handful_of_pairs_and_leaves_the_model_as_it_was(make_host, steps):
     host, pairs, noisy = make_host(), ToyPairs(2), (0.9, 0.99)

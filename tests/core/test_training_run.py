@@ -57,7 +57,7 @@ def toy_run(folder: Path, steps: int = 6, **output) -> TrainingRun:
     settings = TrainingSettings(steps=steps, batch_size=2, learning_rate=1e-3)
     trainer = Trainer(host, toy_adapter(host), ToyPairs(), settings)
     output = OutputSettings(folder, log_every=2, **{"checkpoint_every": 4, "held_out_every": 3, **output})
-    return TrainingRun(trainer, output, {"frames": 4}, ToyPairs(2, seed=1))
+    return TrainingRun(trainer, output, {"frames": 4}, ToyPairs(1, seed=1))
 
 
 def test_a_run_leaves_checkpoints_metrics_curve_and_the_adapter(tmp_path):

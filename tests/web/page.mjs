@@ -25,7 +25,7 @@ export class Page {
     self.browser = await chromium.launch({ executablePath, headless: true, args: FLAGS });
     const context = await self.browser.newContext({ viewport: { width: 1900, height: 1100 }, locale: 'en-US' });
     self.page = await context.newPage();
-    self.page.setDefaultTimeout(60000);
+    self.page.setDefaultTimeout(120000);
     self.page.on('console', (m) => m.type() === 'error' && self.#log(m.text(), m.location().url));
     self.page.on('pageerror', (e) => self.#log(`${e.message} ${e.stack?.slice(0, 600)}`, ''));
     await self.page.route((to) => to.origin !== new URL(url).origin, (route) => route.abort()); // nothing leaves
@@ -168,6 +168,7 @@ export class Page {
       const file = app.graph.nodes.find((node) => node.type === 'EchoReelLoadAction').widgets[0];
       file.value = file.options.values.at(-1);
     });
+    await this.page.waitForFunction(() => !document.querySelector('.p-toast-message')); // says that it has refreshed
     await this.settle();
   }
 

@@ -1,0 +1,150 @@
+"""A query in a reference library beside the authors' demo's way, which looks at every caption in memory.
+
+    python benchmarks/reference_library.py [--captions 200000] [--folder FOLDER]
+
+Captions are generated, in WebVid's table; 10 million of them take 4 GB in the folder (a temporary one by default). Each
+part runs in a process of its own; memory is the peak above that process with everything imported. On a busy machine the
+processor's time is the steadier figure.
+"""
+
+import argparse
+import csv
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from echoreel_core.library_search import ReferenceLibrary  # noqa: E402
+from echoreel_core.reference_library import build_library  # noqa: E402
+
+VERBS = (
+    "walk run jump cook play look talk work swim climb dance paint ride jog smile throw push pull lift kick spin wave"
+    " clap bow crawl roll row sail surf skate box punch stretch bend squat knit sew type pour stir chop peel mop polish"
+).split()
+SYLLABLES = [a + b for a in "bdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "il", "om", "un")]
+SCANS = 5
+
+
+def generated(count: int):
+    """Captions whose words are as unequally common as words are, each with an action in one of its forms."""
+    rng = random.Random(0)
+    nouns = ["".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))) for _ in range(40_000)]
+    people = [f"{a} {p}" for a in ("a", "the", "young", "an old", "happy") for p in ("man", "woman", "dog", "child")]
+    forms = [form for verb in VERBS for form in (verb + "s", "is " + verb + "ing", verb + "ing", verb + "ed")]
+    draw = rng.random
+    for _ in range(count):
+        a, b, c = (nouns[int(40_000 * draw() ** 4)] for _ in range(3))
+        person, form = people[int(20 * draw() ** 2)], forms[int(len(forms) * draw() ** 2)]
+        yield f"{person} {form} with {a} {b} in the {c}"
+
+
+def queries() -> list[str]:
+    """One word, two words, and sentences, for each action."""
+    rng = random.Random(1)
+    texts = []
+    for verb in VERBS:
+        texts += [
+            verb + "ing",
+            f"{rng.choice(('woman', 'dog', 'child'))} {verb}s",
+            f"an old man is {verb}ing in the sun",
+        ]
+    return texts
+
+
+def write_table(path: Path, count: int) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("videoid", "contentUrl", "duration", "page_dir", "name"))
+        for i, caption in enumerate(generated(count)):
+            link = f"https://example.org/videos/{i}/preview/stock-footage-{caption[:40].replace(' ', '-')}.mp4"
+            writer.writerow((i, link, "PT00H00M10S", "000001_000050", caption))
+
+
+def memory(what: str) -> float:
+    """Megabytes by Linux; elsewhere nan."""
+    status = Path("/proc/self/status")
+    return int(re.search(what + r":\s*(\d+) kB", status.read_text())[1]) / 1024 if status.exists() else float("nan")
+
+
+def build(table: Path) -> dict:
+    begin = time.perf_counter()
+    build_library(table.with_suffix(".sqlite"), table)
+    return {"seconds": time.perf_counter() - begin}
+
+
+def search(table: Path) -> dict:
+    """As the node does: the library is opened for each query."""
+    milliseconds, busy = [], []
+    for query in queries():
+        begin, begin_busy = time.perf_counter(), time.process_time()
+        with ReferenceLibrary(table.with_suffix(".sqlite")) as library:
+            library.search(query, 5)
+        milliseconds.append((time.perf_counter() - begin) * 1000)
+        busy.append((time.process_time() - begin_busy) * 1000)
+    return {"milliseconds": milliseconds, "busy": busy}
+
+
+def scan(table: Path) -> dict:
+    """The authors' demo: all captions in memory, and of these each that holds the word."""
+    with open(table, newline="", encoding="utf-8") as file:
+        captions = [row[4] for row in csv.reader(file)]
+    milliseconds, busy = [], []
+    for verb in VERBS[:SCANS]:
+        begin, begin_busy = time.perf_counter(), time.process_time()
+        _ = [i for i, caption in enumerate(captions) if verb in caption]
+        milliseconds.append((time.perf_counter() - begin) * 1000)
+        busy.append((time.process_time() - begin_busy) * 1000)
+    return {"milliseconds": milliseconds, "busy": busy}
+
+
+PARTS = {"build": build, "search": search, "scan": scan}
+
+
+def measure(part: str, table: Path) -> dict:
+    command = [sys.executable, __file__, "--part", part, "--table", str(table)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--captions", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, help="where to put table and library")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        idle = memory("VmRSS")
+        result = PARTS[arguments.part](arguments.table)
+        print(json.dumps({**result, "megabytes": memory("VmHWM") - idle}))
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for count in (arguments.captions // 10, arguments.captions):
+            table = Path(folder) / f"{count}.csv"
+            write_table(table, count)
+            built = measure("build", table)
+            again = measure("build", table)
+            size = table.with_suffix(".sqlite").stat().st_size / 2**20
+            print(
+                f"{count:12,} captions, table {table.stat().st_size / 2**20:,.0f} MB, library {size:,.0f} MB", end="; "
+            )
+            print(f"built in {built['seconds']:,.1f} s, peak {built['megabytes']:,.0f} MB", end="; ")
+            print(f"again, nothing changed: {again['seconds'] * 1000:,.0f} ms", flush=True)
+        found, scanned = measure("search", table), measure("scan", table)
+        for name, part in (("query", found), ("scan", scanned)):
+            times, busy = part["milliseconds"], statistics.median(part["busy"])
+            print(f"{name:6} median {statistics.median(times):9.1f} ms ({busy:.1f} ms of the processor)", end=", ")
+            print(f"most {max(times):.1f} ms; {len(times)} of them, peak {part['megabytes']:,.0f} MB")
+        ratio = statistics.median(scanned["milliseconds"]) / statistics.median(found["milliseconds"])
+        print(f"ratio of the medians: {ratio:.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What a clip shows, told by what lies around it: the text file beside it, its name, the folder it is in."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import PurePath
+from typing import BinaryIO
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}" for name in "apng avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
+)
+CAPTION_LIMIT = 65536
+"""Characters of a caption that are read."""
+
+_PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\W_]+")
+
+
+def sidecar_caption(source: str | os.PathLike | BinaryIO) -> str:
+    """Text of the `.txt` file of the same name beside a clip given by path, else ""."""
+    if not isinstance(source, (str, os.PathLike)):
+        return ""
+    path = os.path.splitext(os.fspath(source))[0] + ".txt"
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return file.read(CAPTION_LIMIT).strip()
+    except OSError:
+        return ""
+
+
+def name_in_words(name: str) -> str:
+    """A name as one would say it: "ApplyEyeMakeup" → "apply eye makeup"."""
+    return " ".join(part.lower() for part in _PARTS.split(name) if part)
+
+
+def caption_of_names(path: str | PurePath) -> str:
+    """What folders and file name say, each word once: "dogs/JumpRope/rope_03-red.mp4" → "dogs jump rope red".
+
+    Counters and single letters, as in UCF-101's "v_JumpRope_g01_c02", tell nothing; where nothing else is left, the
+    caption is the file name as it is.
+
+    Args:
+        path: of the clip, relative to the collection's folder.
+    """
+    path = PurePath(path)
+    words = [word for name in (*path.parent.parts, path.stem) for word in name_in_words(name).split()]
+    telling = dict.fromkeys(word for word in words if len(word) > 1 and not any(c.isdigit() for c in word))
+    return " ".join(telling) or path.stem

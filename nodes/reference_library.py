@@ -1,0 +1,326 @@
+"""Build Reference Library, Find Reference Video."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import InputImpl, io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
+from server import PromptServer
+
+from ..echoreel_core.caption_tables import TABLE_SUFFIXES, LibraryError
+from ..echoreel_core.library_search import Hit, ReferenceLibrary
+from ..echoreel_core.reference_library import build_library, walk_clips
+from .hit_strip import draw_hits
+from .wires import LibraryWire
+
+LIBRARY_FOLDER = "echoreel_libraries"
+SUFFIX = ".sqlite"
+INPUT = "input"
+BESIDE = "beside the table"
+NOT_CONNECTED = object()
+
+
+def register_folders() -> None:
+    """Adds models/echoreel_libraries to the host's folders; a path from extra_model_paths.yaml stays first."""
+    folder_paths.add_model_folder_path(LIBRARY_FOLDER, os.path.join(folder_paths.models_dir, LIBRARY_FOLDER))
+    folder_paths.folder_names_and_paths[LIBRARY_FOLDER][1].add(SUFFIX)
+
+
+class BuildReferenceLibrary(io.ComfyNode):
+    """Captions of a folder or table, searchable."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        # Ids and order are frozen: saved workflows depend on them. New inputs go at the end and are optional.
+        folders, tables = _sources()
+        return io.Schema(
+            node_id="EchoReelBuildReferenceLibrary",
+            display_name="Build Reference Library",
+            category="EchoReel",
+            description=(
+                "Makes your clips findable by what happens in them, from their text files, their names and their "
+                "folders' names, or from a table of captions such as WebVid's. Run it again after adding clips: only "
+                "what changed is read. It can be stopped at any time and goes on where it was. Nothing is downloaded."
+            ),
+            search_aliases=["index clips", "video database", "caption search", "webvid", "ucf-101"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "source",
+                    options=folders + tables,
+                    tooltip="A folder of clips, with all folders in it, or a table of captions (csv, tsv, json, "
+                    "jsonl). It has to lie in ComfyUI's input folder or in models/echoreel_libraries.",
+                ),
+                io.Combo.Input(
+                    "clips",
+                    options=[BESIDE, *folders],
+                    default=BESIDE,
+                    tooltip="For a table: the folder that holds its clips. Captions whose clip is not there are kept, "
+                    "with the link the table gives. For a folder of clips it does not matter.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="",
+                    tooltip="What to call the library. Left empty, it is called like the folder or table.",
+                ),
+            ],
+            outputs=[
+                LibraryWire.Output("library", tooltip="For Find Reference Video."),
+                io.String.Output("info", tooltip="How many captions there are, and how many have their clip here."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, source: str | None, clips: str | None) -> bool | str:
+        try:
+            for place in (source, clips):
+                if place is not None and place != BESIDE:
+                    _source_path(place)
+        except LibraryError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, source: str | None = None, clips: str | None = None, name: str | None = None) -> list:
+        """What a build would look at, so that an unchanged library is not built, and all after it run, every time."""
+        try:
+            path = Path(_source_path(source))
+            stat = path.stat()
+            folder = path.parent if clips in (BESIDE, None) else Path(_source_path(clips))
+            made = os.path.exists(_library_to_build(name or "", path))
+        except (LibraryError, OSError):
+            return []
+        if path.is_dir():
+            return [made, hash(tuple(walk_clips(path)))]
+        return [made, stat.st_mtime_ns, stat.st_size, hash(tuple(walk_clips(folder)))]
+
+    @classmethod
+    def execute(cls, source: str, clips: str, name: str) -> io.NodeOutput:
+        path = _source_path(source)
+        library = _library_to_build(name, path)
+        bar = comfy.utils.ProgressBar(1)
+
+        def progress(done: int, of: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, of)
+
+        report = build_library(library, path, None if clips == BESIDE else _source_path(clips), progress=progress)
+        _show(cls, report.summary())
+        return io.NodeOutput(library, report.summary())
+
+
+class FindReferenceVideo(io.ComfyNode):
+    """A clip of a library, by words."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EchoReelFindReferenceVideo",
+            display_name="Find Reference Video",
+            category="EchoReel",
+            description=(
+                "Finds a clip by what happens in it and hands it on, with its caption, to Load Reference Video. Shows "
+                "what it found: numbered, the one in use framed. Clips on this disk come first; of the others you see "
+                "caption and link."
+            ),
+            search_aliases=["search clips", "retrieve reference", "reference search", "echoreel video"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Combo.Input(
+                    "library",
+                    options=_libraries(),
+                    tooltip="A library made by Build Reference Library. Press R to see a new one.",
+                ),
+                io.String.Input(
+                    "query",
+                    default="",
+                    tooltip="What happens in the clip: 'jumping', or 'a dog jumps over a fence'. The form of a word "
+                    "does not matter: 'jumps' also finds 'jumping'. Rare words count more than common ones.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    display_name="hits",
+                    default=5,
+                    min=1,
+                    max=25,
+                    tooltip="How many of the best matches to choose from. More gives more variety.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Which of them to take: 0 the best, 1 the second, and so on; after the last it begins "
+                    "anew. 'randomize' takes another one with every run.",
+                ),
+                LibraryWire.Input(
+                    "built",
+                    display_name="library",
+                    optional=True,
+                    tooltip="From Build Reference Library. When connected it is used instead of the one chosen above.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output("video", tooltip="The clip: connect it to Load Reference Video."),
+                io.String.Output("caption", tooltip="Its caption: connect it to Action Prism Encode."),
+                io.String.Output("hits", tooltip="All that was found, with captions, files and links."),
+                io.Image.Output("strip", tooltip="The same as a picture: a frame of each."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, library: str | None, built: Any = NOT_CONNECTED) -> bool | str:
+        # A connected input arrives as None; one that is not connected does not arrive.
+        if built is not NOT_CONNECTED or library is None:
+            return True
+        try:
+            _library_path(library)
+        except LibraryError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, library: str | None = None, **_: Any) -> list[int]:
+        try:
+            stat = os.stat(_library_path(library))
+        except (LibraryError, OSError):
+            return []
+        return [stat.st_mtime_ns, stat.st_size]
+
+    @classmethod
+    def execute(cls, library: str, query: str, top_k: int, seed: int, built: str | None = None) -> io.NodeOutput:
+        path = built or _library_path(library)
+        name = os.path.basename(path)
+        with ReferenceLibrary(path) as opened:
+            hits = opened.search(query, top_k)
+            root = opened.root
+        if not hits:
+            raise LibraryError(f"No caption in {name} speaks of {query!r}: try other words.")
+        here = [hit for hit in hits if hit.path]
+        if here and not _is_allowed(root):
+            raise LibraryError(
+                f"The clips of {name} lie in {root}, outside the folders ComfyUI may read: add that folder as "
+                f"{LIBRARY_FOLDER} in extra_model_paths.yaml."
+            )
+        chosen = here[seed % len(here)] if here else None
+        bar = comfy.utils.ProgressBar(len(hits))
+
+        def step() -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update(1)
+
+        strip, text = draw_hits(hits, chosen, step), _listed(hits, chosen)
+        _show(cls, text)
+        if chosen:
+            video, caption = InputImpl.VideoFromFile(chosen.path), chosen.caption
+        else:
+            video = caption = ExecutionBlocker(
+                f"{name} knows {query!r} only from clips that are not on this disk: download one from its link, put it "
+                "with the library's clips and build the library again, or try other words."
+            )
+        return io.NodeOutput(video, caption, text, strip, ui=ui.PreviewImage(strip, cls=cls))
+
+
+def _listed(hits: list[Hit], chosen: Hit | None) -> str:
+    """One line for each hit."""
+    lines = []
+    for number, hit in enumerate(hits, start=1):
+        where = hit.file if hit.path else f"not on this disk{': ' * bool(hit.link)}{hit.link}"
+        caption = " ".join(hit.caption.split())[:200]
+        lines.append(f"{number}. {caption} ({where}){' ← in use' if hit is chosen else ''}")
+    return "\n".join(lines)
+
+
+def _show(node: type[io.ComfyNode], text: str) -> None:
+    """Draws text on the node."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node.hidden.unique_id)
+
+
+def _roots() -> list[tuple[str, str]]:
+    """(how it is called in the nodes, path) of each folder that libraries may be built from."""
+    libraries = [(LIBRARY_FOLDER, path) for path in folder_paths.get_folder_paths(LIBRARY_FOLDER)]
+    return [(INPUT, folder_paths.get_input_directory()), *libraries]
+
+
+def _sources() -> tuple[list[str], list[str]]:
+    """The folders and the tables to choose from. Only what lies on top: this is asked often."""
+    folders, tables = {INPUT}, set()
+    for label, root in _roots():
+        for entry in _entries(root):
+            if entry.is_dir():
+                folders.add(f"{label}/{entry.name}")
+            elif entry.name.lower().endswith(TABLE_SUFFIXES):
+                tables.add(f"{label}/{entry.name}")
+    return sorted(folders), sorted(tables)
+
+
+def _libraries() -> list[str]:
+    folders = folder_paths.get_folder_paths(LIBRARY_FOLDER)
+    return sorted({entry.name for folder in folders for entry in _entries(folder) if entry.name.endswith(SUFFIX)})
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _source_path(source: str | None) -> str:
+    """The path of a folder or table named as in the list, e.g. "input/ucf101"."""
+    label, _, name = (source or "").replace("\\", "/").partition("/")
+    roots = [os.path.realpath(path) for known, path in _roots() if known == label]
+    if not roots:
+        raise LibraryError(
+            f"{source!r} is no place for clips: choose a folder or table in ComfyUI's input folder or in "
+            f"models/{LIBRARY_FOLDER}."
+        )
+    for root in roots:
+        path = os.path.realpath(os.path.join(root, name))
+        if os.path.exists(path) and _lies_in(path, root):
+            return path
+    raise LibraryError(f"There is no {source!r}: choose another folder or table.")
+
+
+def _library_path(library: str | None) -> str:
+    if not library:
+        raise LibraryError("No library is chosen: run Build Reference Library first, or connect it.")
+    path = folder_paths.get_full_path(LIBRARY_FOLDER, library) if library.endswith(SUFFIX) else None
+    if path is None:
+        raise LibraryError(f"There is no library {library!r} in models/{LIBRARY_FOLDER}: build it, or choose another.")
+    return path
+
+
+def _library_to_build(name: str, source: str | os.PathLike) -> str:
+    """Where the library of this name, or else of its source's, is or is to be made."""
+    name = name.strip() or os.path.splitext(os.path.basename(source))[0]
+    if name.startswith(".") or len(name) > 100 or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
+        raise LibraryError(f"A library can not be called {name[:120]!r}: use letters, digits, spaces, - and _.")
+    file = name.removesuffix(SUFFIX) + SUFFIX
+    known = folder_paths.get_full_path(LIBRARY_FOLDER, file)
+    return known or os.path.join(folder_paths.get_folder_paths(LIBRARY_FOLDER)[0], file)
+
+
+def _is_allowed(folder: str) -> bool:
+    folder = os.path.realpath(folder)
+    return any(_lies_in(folder, os.path.realpath(root)) for _, root in _roots())
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+NODES = [BuildReferenceLibrary, FindReferenceVideo]

@@ -1,0 +1,266 @@
+"""Train EchoReel, Save EchoReel Adapter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..echoreel_core.adapter import EchoReelAdapter
+from ..echoreel_core.files import write_safetensors
+from .action_prism_encode import NO_ECHOREEL
+from .loaded_adapter import LoadedAdapter, load_adapter
+from .loaders import ADAPTER_FOLDER
+from .training_host import ModelTrainingHost, NodeEncoders
+from .wires import EchoReelWire
+
+RUNS = "echoreel_training"
+LIST_SUFFIXES = (".json", ".jsonl")
+
+
+def _data_sets() -> list[str]:
+    """What in the input folder may be a data set: folders, and lists of pairs."""
+    with os.scandir(folder_paths.get_input_directory()) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() or entry.name.lower().endswith(LIST_SUFFIXES))
+
+
+def _run_folder(name: str) -> Path:
+    """Where a run keeps its files. Raises: ValueError where the name is no plain folder name."""
+    if not name.strip() or name != os.path.basename(name) or name.startswith("."):
+        raise ValueError(f"The name {name!r} can not be a folder's name: use letters, digits, - and _.")
+    return Path(folder_paths.get_output_directory(), RUNS, name)
+
+
+class TrainEchoReel(io.ComfyNode):
+    """Trains an adapter for the model that is wired in."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EchoReelTrain",
+            display_name="Train EchoReel",
+            category="EchoReel/training",
+            description=(
+                "Teaches EchoReel to a video model that has no adapter yet. The model itself is not changed. "
+                "Shows the loss as it falls. Cancel at any time: what was learned is saved, and Run goes on from there."
+            ),
+            is_experimental=True,
+            inputs=[
+                io.Model.Input("model", tooltip="A text-to-video model."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Combo.Input(
+                    "data",
+                    options=_data_sets(),
+                    tooltip=(
+                        "In the input folder: a folder with one sub-folder of clips per action, or a .json or .jsonl "
+                        "list of pairs (input_text, gt_video_path, reference_text, reference_video_path)."
+                    ),
+                ),
+                io.String.Input(
+                    "name", default="my_adapter", tooltip="Of the run; its files go to output/echoreel_training."
+                ),
+                io.Int.Input(
+                    "steps", default=1000, min=1, max=10_000_000, tooltip="How often the weights are improved."
+                ),
+                io.Float.Input(
+                    "learning_rate",
+                    default=1e-4,
+                    min=1e-8,
+                    max=1.0,
+                    step=1e-6,
+                    tooltip="How big each improvement is. 0.0001 as in the paper.",
+                ),
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=256, tooltip="Pairs per step; more is steadier, and slower."
+                ),
+                io.Int.Input("frame_count", default=16, min=1, max=1024, tooltip="Frames taken from each clip."),
+                io.Int.Input(
+                    "every_nth", default=4, min=1, max=1000, tooltip="4 takes frames 1, 5, 9, … of each clip."
+                ),
+                io.Int.Input(
+                    "width", default=256, min=16, max=4096, step=16, tooltip="Of the clips the model learns to make."
+                ),
+                io.Int.Input(
+                    "height", default=256, min=16, max=4096, step=16, tooltip="Of the clips the model learns to make."
+                ),
+                io.Combo.Input(
+                    "weighting",
+                    options=["none", "clean", "velocity", "min-snr"],
+                    tooltip=(
+                        "Which noise levels count. none: the model's own loss. clean: motion, which is decided at high "
+                        "noise, counts most; learns faster with models that predict noise."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "gradient_checkpointing",
+                    default=True,
+                    tooltip="Needs much less memory for a third more time.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**32 - 1, tooltip="Decides everything that is left to chance."
+                ),
+                EchoReelWire.Input(
+                    "echoreel", optional=True, tooltip="An adapter to go on from, in place of a fresh one."
+                ),
+            ],
+            outputs=[
+                EchoReelWire.Output(tooltip="The trained adapter."),
+                io.Image.Output("loss_curve", tooltip="The loss over the steps."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        clip,
+        data: str,
+        name: str,
+        steps: int,
+        learning_rate: float,
+        batch_size: int,
+        frame_count: int,
+        every_nth: int,
+        width: int,
+        height: int,
+        weighting: str,
+        gradient_checkpointing: bool,
+        seed: int,
+        echoreel: LoadedAdapter | None = None,
+    ) -> io.NodeOutput:
+        # imported when it is first needed: the trainer has no part in starting ComfyUI
+        from ..echoreel_core.training.adapters import REFERENCE_PIXELS, default_adapter_config
+        from ..echoreel_core.training.cache import CachedPairs, build_cache
+        from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
+        from ..echoreel_core.training.loop import Trainer
+        from ..echoreel_core.training.metrics import draw_curves, read_metrics
+        from ..echoreel_core.training.pairs import read_pairs
+        from ..echoreel_core.training.processes import Processes
+        from ..echoreel_core.training.run import TrainingRun
+
+        folder = _run_folder(name)
+        device = comfy.model_management.get_torch_device()
+        settings = TrainingSettings(
+            steps=steps,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            weighting=weighting,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+        )
+        latent_format = model.get_model_object("latent_format")
+        encoders = NodeEncoders(vae, clip, latent_format)
+        factor = vae.spacial_compression_encode()
+        side = echoreel.config.prism.latent_size if echoreel else (REFERENCE_PIXELS // factor,) * 2
+        video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
+        reference = VideoSettings(
+            frames=frame_count, every_nth=every_nth, width=side[1] * factor, height=side[0] * factor
+        )
+        pairs = read_pairs(DataSettings(pairs=Path(folder_paths.get_input_directory(), data), cache=folder / "cache"))
+        caching = comfy.utils.ProgressBar(1)
+        build_cache(
+            folder / "cache",
+            pairs,
+            encoders,
+            video,
+            reference,
+            lambda done, total, _line: caching.update_absolute(done, total),
+        )
+        with torch.inference_mode(False):
+            cached = CachedPairs(folder / "cache")
+            frozen = model.clone(force_deepcopy=True)
+            comfy.model_management.load_models_gpu([frozen], force_full_load=True)
+            host = ModelTrainingHost(frozen)
+            if echoreel is not None:
+                config, weights = echoreel.config, _weights(echoreel)
+            else:
+                sample = cached.batch([0], [0])
+                config = default_adapter_config(
+                    host.family,
+                    [(site.name, site.dim) for site in host.sites()],
+                    latent_channels=sample.reference.shape[1],
+                    latent_size=side,
+                    latent_frames=sample.reference.shape[2],
+                    text_width=cached.empty_text.shape[-1],
+                    **({"heads": host.model.config.heads} if host.family == "lvdm" else {}),
+                )
+                weights = None
+            torch.manual_seed(seed)
+            adapter = EchoReelAdapter(config)
+            if weights is not None:
+                adapter.load_state_dict(weights)
+            trainer = Trainer(host, adapter, cached, settings, Processes(device))
+            facts = {"frames": frame_count, "width": reference.width, "height": reference.height, "pairs": len(cached)}
+            output = OutputSettings(folder=folder, name=name, log_every=1, held_out_every=0)
+            run = TrainingRun(trainer, output, facts)
+            run.resume()
+            bar = comfy.utils.ProgressBar(steps)
+
+            def on_step(result) -> None:
+                curve = draw_curves(read_metrics(folder / "metrics.jsonl"))
+                bar.update_absolute(result.step, steps, ("JPEG", curve, 512))
+                comfy.model_management.throw_exception_if_processing_interrupted()
+
+            path = run(on_step)
+        curve = draw_curves(read_metrics(folder / "metrics.jsonl"))
+        pixels = torch.frombuffer(bytearray(curve.tobytes()), dtype=torch.uint8).view(1, curve.height, curve.width, 3)
+        return io.NodeOutput(load_adapter(str(path)), pixels.float() / 255)
+
+
+def _weights(echoreel: LoadedAdapter) -> dict[str, torch.Tensor]:
+    """An adapter's weights, named as in `EchoReelAdapter`, float32 on the CPU."""
+    parts = {"prism": echoreel.prism, "attentions": echoreel.attentions}
+    return {
+        f"{name}.{key}": value.to("cpu", torch.float32).clone()
+        for name, patcher in parts.items()
+        for key, value in patcher.model.state_dict().items()
+    }
+
+
+class SaveAdapter(io.ComfyNode):
+    """An adapter as a file that Load EchoReel Adapter lists."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EchoReelSaveAdapter",
+            display_name="Save EchoReel Adapter",
+            category="EchoReel/training",
+            description="Saves an adapter in models/echoreel, where Load EchoReel Adapter finds it.",
+            is_output_node=True,
+            inputs=[
+                EchoReelWire.Input("echoreel"),
+                io.String.Input(
+                    "filename_prefix",
+                    default="my_adapter",
+                    tooltip="The file's name; a number is added, so nothing is ever overwritten.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["float16", "bfloat16", "float32"],
+                    tooltip="float16 halves the file and loses nothing you would see.",
+                ),
+            ],
+            outputs=[io.String.Output("file", tooltip="The name under which Load EchoReel Adapter lists it.")],
+        )
+
+    @classmethod
+    def execute(cls, echoreel: LoadedAdapter | None, filename_prefix: str, precision: str) -> io.NodeOutput:
+        if echoreel is None:
+            raise ValueError(NO_ECHOREEL)
+        root = folder_paths.get_folder_paths(ADAPTER_FOLDER)[-1]
+        os.makedirs(root, exist_ok=True)
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
+        path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
+        write_safetensors(path, _weights(echoreel), echoreel.config.to_json(), dtype=getattr(torch, precision))
+        return io.NodeOutput(os.path.relpath(path, root))
+
+
+NODES = [TrainEchoReel, SaveAdapter]
