@@ -56,7 +56,7 @@ class CombineActions(io.ComfyNode):
                     tooltip="How much each action counts, with commas between: 1, 0.5. Empty: all the same.",
                 ),
             ],
-            outputs=[ActionWire.Output(display_name="action")],
+            outputs=[ActionWire.Output(display_name="action", tooltip="For Apply EchoReel.")],
         )
 
     @classmethod

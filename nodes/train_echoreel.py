@@ -236,7 +236,7 @@ class SaveAdapter(io.ComfyNode):
             description="Saves an adapter in models/echoreel, where Load EchoReel Adapter finds it.",
             is_output_node=True,
             inputs=[
-                EchoReelWire.Input("echoreel"),
+                EchoReelWire.Input("echoreel", tooltip="From Train EchoReel, or any other."),
                 io.String.Input(
                     "filename_prefix",
                     default="my_adapter",

@@ -17,7 +17,8 @@ import pytest
 
 GOLDEN = Path(__file__).with_name("schema.json")
 FILES = {"EchoReelLoadCheckpoint.checkpoint", "EchoReelLoadAdapter.adapter", "EchoReelLoadAction.file"}
-FILES.add("EchoReelLoadReferenceVideo.file")  # their options are the user's files
+FILES |= {"EchoReelLoadReferenceVideo.file", "EchoReelFindReferenceVideo.library", "EchoReelTrain.data"}
+FILES |= {"EchoReelBuildReferenceLibrary.source", "EchoReelBuildReferenceLibrary.clips"}  # options are the user's files
 RULE = "workflows in the wild depend on it. New inputs and outputs go at the end, and new inputs are optional."
 
 
