@@ -86,6 +86,10 @@ class ModelTrainingHost(TrainingHost):
         """See `TrainingHost`."""
         return self._host.from_frames(tokens, like, self._grid)
 
+    def recomputed(self) -> Sequence[torch.nn.Module]:
+        """See `TrainingHost`. What changes its own input can not be run on it again."""
+        return [] if self._host.changes_in_place else [site.block for site in self.sites()]
+
     @contextmanager
     def passes(self) -> Iterator[None]:
         """The host's models are written for sampling: some change hidden states in place, some kernels know no

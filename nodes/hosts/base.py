@@ -61,6 +61,8 @@ class Host:
         frames_per_latent: video frames per latent frame; the first latent frame holds one.
         video_channels: of its latents, where the latent format counts those of sound as well.
         frames_in_batch: whether a clip is carried as [T, C, H, W], not as [1, C, T, H, W].
+        changes_in_place: whether its blocks write into their own hidden states, so that they can not be run again for
+            their gradients.
     """
 
     family: str
@@ -75,6 +77,7 @@ class Host:
     frames_per_latent: float = 1
     video_channels: int | None = None
     frames_in_batch: bool = False
+    changes_in_place: bool = False
 
 
 def class_named(*names: str) -> Callable[[torch.nn.Module, frozenset[str]], bool]:

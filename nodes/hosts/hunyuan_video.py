@@ -42,4 +42,5 @@ HUNYUAN_VIDEO = Host(
     latent_format=format_named("HunyuanVideo", {32: "HunyuanVideo15"}),
     fps=24,
     frames_per_latent=4,
+    changes_in_place=True,
 )

@@ -47,6 +47,7 @@ LTXAV = Host(
     latent_format=format_named("LTXAV"),
     fps=25,
     frames_per_latent=8,
+    changes_in_place=True,
 )
 
 LTXV = Host(
@@ -60,4 +61,5 @@ LTXV = Host(
     latent_format=format_named("LTXV"),
     fps=25,
     frames_per_latent=8,
+    changes_in_place=True,
 )

@@ -35,4 +35,5 @@ MINIMAX_H3 = Host(
     fps=24,
     frames_per_latent=3.4,  # 1, 4, 4, 4, 4 and again
     video_channels=24,
+    changes_in_place=True,
 )

@@ -195,6 +195,60 @@ def test_a_few_steps_of_training_come_out_the_same_when_applied(case, tmp_path):
     assert loss < losses[-1]  # one more step than the last one measured
 
 
+def test_gradients_are_the_same_when_blocks_are_run_again_for_them(case, monkeypatch):
+    """As with gradient checkpointing, for every host whose training host says that its blocks can be."""
+    import comfy.model_management
+    from echoreel_pack.echoreel_core.injection import added_layers
+    from echoreel_pack.echoreel_core.training.loop import recomputed
+
+    if case.host.changes_in_place:
+        pytest.skip("its blocks write into their own hidden states, so they are never run again")
+    if "ar_state" in case.tiny.options:
+        pytest.skip("made chunk by chunk, a clip is sampled and not trained on: every run fills the caches further")
+    attentions, grids = case.echoreel.attentions.model, []
+
+    def layer(attention):
+        def added(hidden):
+            frames = case.host.to_frames(hidden, grids[-1])
+            if frames is None:
+                return None
+            context = case.action.context("positive", grids[-1].frames)
+            return case.host.from_frames(0.01 * attention(frames, context), hidden, grids[-1])
+
+        return added
+
+    def enter(module, args, kwargs):
+        grids.append(case.host.grid(module, args[0], kwargs))
+
+    def gradients(again):
+        blocks = [site.block for site in case.sites] if again else []
+        attentions.zero_grad()
+        with (
+            torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved),
+            recomputed(blocks),
+            added_layers(case.sites, [layer(attention) for attention in attentions]),
+        ):
+            loss = call(case.tiny, gradients=True).square().mean()
+            monkeypatch.setattr(comfy.model_management, "in_training", True)
+            loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in attentions.parameters()])
+
+    for parameter in attentions.parameters():
+        parameter.requires_grad_(True)
+    handle = case.tiny.model.model.diffusion_model.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        kept, again = gradients(False), gradients(True)
+    except RuntimeError as error:
+        if "no autograd formula" not in str(error):
+            raise
+        pytest.skip("a kernel of the host has no gradient: this model can not be trained in it")
+    finally:
+        handle.remove()
+        for parameter in attentions.parameters():
+            parameter.requires_grad_(False)
+    assert (kept - again).norm() < 1e-5 * kept.norm()
+
+
 def test_the_place_in_svd_is_the_hosts_own(pack, tmp_path):
     """The same numbers as the host's pair of hooks around the text attention, told from its temporal twins by shape."""
     tiny = build("svd")
