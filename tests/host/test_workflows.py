@@ -46,12 +46,24 @@ def test_names_the_pack_and_where_to_get_the_model(path):
     assert ours
     for node in ours:
         assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == (PROJECT["name"], PROJECT["version"])
-    for loader in of_type(workflow, "EchoReelLoadCheckpoint"):
-        (hint,) = loader["properties"]["models"]
-        assert hint["name"] == loader["widgets_values"][0]
-        assert hint["directory"] == "checkpoints"
     (note,) = of_type(workflow, "MarkdownNote")
-    assert hint["url"] in note["widgets_values"][0]
+    hints = [(node, hint) for node in workflow["nodes"] for hint in node["properties"].get("models", ())]
+    assert hints
+    for node, hint in hints:
+        assert hint["name"] == node["widgets_values"][0]
+        assert hint["url"] in note["widgets_values"][0]
+
+
+@pytest.mark.parametrize("name", ["Wan 2.2", "LTX-Video"])
+def test_without_an_adapter_the_plain_model_runs(name, object_info):
+    """No adapter is published for these: EchoReel is switched off, and the note says how to come by one."""
+    workflow = load(ROOT / "workflows" / f"EchoReel {name}.json")
+    prompt = to_prompt(workflow, object_info)
+    assert not [node for node in prompt.values() if node["class_type"].startswith("EchoReel")]
+    (saved,) = (node for node in prompt.values() if node["class_type"] == "SaveVideo")
+    assert saved["inputs"]["video"]
+    (note,) = of_type(workflow, "MarkdownNote")
+    assert "docs/hosts.md#train-an-adapter" in note["widgets_values"][0]
 
 
 @shipped
