@@ -40,6 +40,13 @@ def save(state: dict, path: Path) -> None:
     os.replace(path.with_suffix(".part"), path)
 
 
+def load_base(path: Path) -> BaseModel:
+    """The averaged weights of a checkpoint, frozen."""
+    model = BaseModel()
+    model.load_state_dict(torch.load(path, weights_only=True)["average"])
+    return model.requires_grad_(False).eval()
+
+
 def train(
     folder: Path, pairs: Path, steps: int, batch: int = 16, seed: int = 2, rate: float = 1e-3, fast: bool = True
 ) -> None:

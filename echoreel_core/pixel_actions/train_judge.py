@@ -29,7 +29,7 @@ def spoil(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return (mixed + torch.randn(pixels.shape, generator=generator) * draw(0.06)).clamp(0, 1)
 
 
-def train(folder: Path, autoencoder: Path, steps: int, batch: int = 64, seed: int = 3, rate: float = 2e-3) -> None:
+def train(folder: Path, autoencoder: Path, steps: int, batch: int = 48, seed: int = 3, rate: float = 2e-3) -> None:
     """Write `judge.safetensors` (half precision) and `judge.jsonl` into `folder`."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -41,11 +41,11 @@ def train(folder: Path, autoencoder: Path, steps: int, batch: int = 64, seed: in
             group["lr"] = rate * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         clips = draw_clips(batch, seed * 1_000_000 + step)
         pixels = render(clips)
-        # A quarter as the autoencoder shows them, with latents a little off, as a sampler leaves them.
-        quarter = batch // 4
-        latents = encode(eyes, pixels[:quarter])
-        latents = latents + 0.15 * torch.rand(quarter, 1, 1, 1, 1, generator=generator) * torch.randn_like(latents)
-        pixels = spoil(torch.cat([decode(eyes, latents), pixels[quarter:]]), generator)
+        # Some as the autoencoder shows them, with latents a little off, as a sampler leaves them.
+        some = batch // 12
+        latents = encode(eyes, pixels[:some])
+        latents = latents + 0.2 * torch.rand(some, 1, 1, 1, 1, generator=generator) * torch.randn_like(latents)
+        pixels = spoil(torch.cat([decode(eyes, latents), pixels[some:]]), generator)
         with torch.autocast("cpu", torch.bfloat16):
             action, shape = model(pixels)
         loss = F.cross_entropy(action.float(), clips.action, label_smoothing=0.02)
