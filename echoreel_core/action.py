@@ -123,7 +123,7 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
         )
     if any(len(action.groups) > 1 for action, _ in kept):
         raise ValueError(
-            "A blend can not be attended to together with other actions: combine with 'attend to all' first, blend after."
+            "A blend can not be attended to together with other actions: use 'attend to all' first, blend after."
         )
     references = tuple(
         replace(reference, weight=reference.weight * weight)

@@ -111,8 +111,9 @@ class ActionAttention(nn.Module):
             self.position_bias = nn.Parameter(torch.zeros(entries, heads))
         else:
             raise ValueError(f"unknown position {position!r}: use 'relative_vectors' or 'relative_bias'")
-        nn.init.zeros_(self.to_out.weight)
-        nn.init.zeros_(self.to_out.bias)
+        if self.to_out.weight is not None:  # a host may make its weights only when they are loaded
+            nn.init.zeros_(self.to_out.weight)
+            nn.init.zeros_(self.to_out.bias)
 
     def _keys_values(self, context: ActionContext, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, T or 1, S, heads, head_dim]; relative vectors make them differ per query frame."""

@@ -230,13 +230,13 @@ def _adapter_config(weights: Mapping[str, Tensor], unet: LVDMConfig, name: str) 
         sites = LVDMUNet(unet).sites()
     layer = f"{sites[0].name}.video_inject_attn3_tmp"
     action_dim = shape(f"{layer}.to_k.weight")[1]
-    width, latent_channels = shape(f"{PRISM_PREFIX}video_to_latent.weight")
+    width, patch_values = shape(f"{PRISM_PREFIX}video_to_latent.weight")
     context_width, text_width = shape(f"{PRISM_PREFIX}input_to_latent.weight")
     out_channels = shape(f"{PRISM_PREFIX}latent_to_T.2.weight")[0]
     positions, head_dim = shape(f"{PRISM_PREFIX}net.0.attn1_tmp.relative_position_k.embeddings_table")
     side = round((action_dim / out_channels) ** 0.5)
     prism = ActionPrismConfig(
-        latent_channels=latent_channels,
+        latent_channels=unet.in_channels,
         grid=(side, side),
         text_width=text_width,
         context_width=context_width,
@@ -246,6 +246,7 @@ def _adapter_config(weights: Mapping[str, Tensor], unet: LVDMConfig, name: str) 
         head_dim=head_dim,
         out_channels=out_channels,
         max_frames=positions // 2,
+        patch=round((patch_values / unet.in_channels) ** 0.5),
     )
     site_configs = []
     for site in sites:

@@ -1,7 +1,7 @@
 """Deterministic weights for a checkpoint layout, so that a fixture needs no weight file.
 
-Every tensor is drawn from a generator seeded by the CRC-32 of its key, so it depends on nothing but its name. The fixtures
-in tests/fixtures were recorded from the authors' implementation with exactly these weights.
+Every tensor is drawn from a generator seeded by the CRC-32 of its key, so it depends on nothing but its name. The
+fixtures in tests/fixtures were recorded from the authors' implementation with exactly these weights.
 """
 
 from __future__ import annotations

@@ -1,0 +1,230 @@
+"""Load Reference Video: the frames of a short clip that shows the action."""
+
+import os
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import Input, InputImpl, io
+
+from ..echoreel_core.video import Sampling, VideoError, VideoFrames, read_video, select_images, sidecar_caption
+from .animated_webp import AnimatedWebP, is_animated_webp
+
+SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
+CROPS = ["stretch", "center", "pad"]
+# Beside what the host takes for videos by its MIME type, which on some systems lacks a few of these.
+EXTENSIONS = (".apng", ".avi", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".webp")
+NOT_CONNECTED = object()
+
+
+class LoadReferenceVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        # Ids and order are frozen: saved workflows depend on them. New inputs go at the end and are optional.
+        return io.Schema(
+            node_id="EchoReelLoadReferenceVideo",
+            display_name="Load Reference Video",
+            category="EchoReel",
+            description="Takes a few frames from a clip that shows the action. Only these are decoded, by the time"
+            " they are shown, so clips of variable frame rate (phones, screen recordings) keep their speed.",
+            search_aliases=["reference clip", "load video frames", "echoreel video"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=_videos(),
+                    upload=io.UploadType.video,
+                    tooltip="The clip that shows the action. A text file of the same name beside it (clip.mp4,"
+                    " clip.txt) becomes the caption.",
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=-100000.0,
+                    max=100000.0,
+                    step=0.001,
+                    tooltip="Where the action begins, in seconds. A negative number counts back from the end:"
+                    " -2 means the last two seconds.",
+                ),
+                io.Float.Input(
+                    "duration",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.001,
+                    tooltip="How long the action lasts, in seconds. 0 means to the end of the clip.",
+                ),
+                io.Int.Input(
+                    "frame_count",
+                    display_name="frames",
+                    default=16,
+                    min=1,
+                    max=1024,
+                    tooltip="How many frames to take. The released EchoReel was trained on 16.",
+                ),
+                io.Combo.Input(
+                    "sampling",
+                    options=list(SAMPLING),
+                    default="every nth frame",
+                    tooltip="Which frames to take. 'every nth frame': from the start, skipping in between, as the"
+                    " released EchoReel was trained. 'spread evenly': the whole span, first and last frame included."
+                    " 'fixed fps': at a speed of your choice. If the span is too short, its last frame is repeated.",
+                ),
+                io.Int.Input(
+                    "every_nth",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip="For 'every nth frame': 4 takes frames 1, 5, 9, ... A larger step covers more time.",
+                ),
+                io.Float.Input(
+                    "target_fps",
+                    display_name="fps",
+                    default=8.0,
+                    min=0.01,
+                    max=240.0,
+                    step=0.01,
+                    tooltip="For 'fixed fps': how many frames to take per second of the clip.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=256,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Width of the frames in pixels. The released EchoReel needs 256, whatever you generate.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=256,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Height of the frames in pixels. The released EchoReel needs 256, whatever you generate.",
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=CROPS,
+                    default="stretch",
+                    tooltip="How the clip is brought to this size. 'stretch': squeezed to fit, as the released EchoReel"
+                    " was trained. 'center': keeps its shape, the sides are cut off. 'pad': keeps its shape,"
+                    " black bars are added.",
+                ),
+                io.Video.Input(
+                    "video",
+                    optional=True,
+                    tooltip="A video from another node. When connected it is used instead of the file, with any trim"
+                    " made there.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("frames", tooltip="The frames taken."),
+                io.Float.Output("fps", tooltip="The speed at which these frames play like the clip."),
+                io.String.Output(
+                    "caption",
+                    tooltip="What the clip shows: the text file beside it, else its title, else empty.",
+                ),
+                io.String.Output("info", tooltip="What was loaded, and at which times the frames were shown."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None, video: Any = NOT_CONNECTED) -> bool | str:
+        # A connected input arrives as None; one that is not connected does not arrive.
+        if video is not NOT_CONNECTED or file is None:
+            return True
+        try:
+            _input_path(file)
+        except VideoError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> list[tuple[int, int]]:
+        try:
+            path = _input_path(file)
+        except VideoError:
+            return []
+        stats = [os.stat(p) for p in (path, os.path.splitext(path)[0] + ".txt") if os.path.exists(p)]
+        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+
+    @classmethod
+    def execute(
+        cls,
+        file: str,
+        start: float,
+        duration: float,
+        frame_count: int,
+        sampling: str,
+        every_nth: int,
+        target_fps: float,
+        width: int,
+        height: int,
+        crop: str,
+        video: Input.Video | None = None,
+    ) -> io.NodeOutput:
+        if sampling not in SAMPLING:
+            raise VideoError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
+        bar = comfy.utils.ProgressBar(frame_count)
+
+        def progress(done: int, _total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done)
+
+        choice = {
+            "frames": frame_count,
+            "mode": SAMPLING[sampling],
+            "every_nth": every_nth,
+            "fps": target_fps,
+            "start": start,
+            "duration": duration,
+        }
+        shape = {"width": width, "height": height, "crop": crop, "progress": progress}
+        taken = _from_file(_input_path(file), choice, shape) if video is None else _from_host(video, choice, shape)
+        # No ui: on a node with a video upload a preview image breaks the preview of the clip.
+        return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary())
+
+
+def _from_file(path: str, choice: dict[str, Any], shape: dict[str, Any]) -> VideoFrames:
+    if not is_animated_webp(path):
+        return read_video(path, Sampling(**choice), **shape)
+    with AnimatedWebP(path) as webp:
+        taken = select_images(webp, webp.times, webp.end, Sampling(**choice), name=webp.name, **shape)
+    return replace(taken, caption=sidecar_caption(path))
+
+
+def _from_host(video: Input.Video, choice: dict[str, Any], shape: dict[str, Any]) -> VideoFrames:
+    # Other kinds keep their frames in memory, and would be encoded, lossily, just to be a stream.
+    if isinstance(video, InputImpl.VideoFromFile):
+        trim = video.get_active_trim_window()
+        return read_video(video.get_stream_source(), Sampling(**choice, trim=trim), **shape)
+    components = video.get_components()
+    rate, count = Fraction(components.frame_rate), len(components.images)
+    return select_images(components.images, [i / rate for i in range(count)], count / rate, Sampling(**choice), **shape)
+
+
+def _videos() -> list[str]:
+    folder = folder_paths.get_input_directory()
+    files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
+    videos = set(folder_paths.filter_files_content_types(files, ["video"]))
+    videos.update(name for name in files if name.lower().endswith(EXTENSIONS))
+    return sorted(videos)
+
+
+def _input_path(file: str | None) -> str:
+    """The path of a file named as in the host's upload widgets ("clip.mp4", "clip.mp4 [output]")."""
+    if not file:
+        raise VideoError("No video is chosen: choose or upload one, or connect a video.")
+    name, folder = folder_paths.annotated_filepath(file)
+    folder = os.path.realpath(folder or folder_paths.get_input_directory())
+    path = os.path.realpath(os.path.join(folder, name))
+    if not path.startswith(os.path.join(folder, "")):
+        raise VideoError(f"{file!r} lies outside ComfyUI's {os.path.basename(folder)} folder: move the video into it.")
+    if not os.path.isfile(path):
+        raise VideoError(f"There is no video {file!r} in the {os.path.basename(folder)} folder: choose another one.")
+    return path
+
+
+NODES = [LoadReferenceVideo]
