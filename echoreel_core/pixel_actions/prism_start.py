@@ -28,7 +28,9 @@ def pose_code(clips: Clips) -> Tensor:
     """The pose per frame `[batch, frames, POSE_WIDTH]`: the place as bumps on a grid, the rest as numbers about 1."""
     pose = clips.poses()
     grid = torch.linspace(-1.15, 1.15, _GRID)
-    near_x, near_y = (torch.exp(-0.5 * ((value[..., None] - grid) / 0.33).square()) for value in pose[..., :2].unbind(-1))
+    near_x, near_y = (
+        torch.exp(-0.5 * ((value[..., None] - grid) / 0.33).square()) for value in pose[..., :2].unbind(-1)
+    )
     place = (near_y[..., :, None] * near_x[..., None, :]).flatten(2)
     width, height, angle, shear = pose[..., 2:].unbind(-1)
     return torch.cat([place, torch.stack([2 * width, 2 * height, angle.cos(), angle.sin(), 2 * shear], -1)], -1)
@@ -68,7 +70,9 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = (
+                rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
         (clips, others), (_, reference) = data.batch(batch)
         with torch.no_grad():
             drop = {"empty": 0.1, "action": 0.4, "words": 0.05}

@@ -38,7 +38,9 @@ def train(folder: Path, autoencoder: Path, steps: int, batch: int = 48, seed: in
     log = Log(folder / "judge.jsonl")
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            group["lr"] = (
+                rate * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            )
         clips = draw_clips(batch, seed * 1_000_000 + step)
         pixels = render(clips)
         # Some as the autoencoder shows them, with latents a little off, as a sampler leaves them.
