@@ -63,6 +63,7 @@ class Pairs:
     """The chunks of a folder; more may appear while training runs, and are taken up."""
 
     folder: Path
+    seed: int = 0
 
     def __post_init__(self) -> None:
         self._loaded: dict[int, tuple[tuple[Clips, Clips], Tensor]] = {}
@@ -82,7 +83,7 @@ class Pairs:
 
     @cached_property
     def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(0)
+        return torch.Generator().manual_seed(self.seed)
 
     def batch(self, size: int) -> tuple[tuple[Clips, Clips], tuple[Tensor, Tensor]]:
         """Clips and latents `[size, 4, frames, 8, 8]` of both halves of random pairs; which half is first is random."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .actions import SEEN
 from .acting import new_adapter
+from .actions import SEEN
 from .latents import Pairs
 from .log import Log
 from .train_base import load_base
@@ -66,7 +66,7 @@ def train(
     prism, reader = adapter.prism, PoseReader(adapter.config.prism.action_dim)
     parameters = [*prism.parameters(), *reader.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    log, data = Log(folder / "prism.jsonl"), Pairs(pairs)
+    log, data = Log(folder / "prism.jsonl"), Pairs(pairs, seed)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         for group in optimizer.param_groups:

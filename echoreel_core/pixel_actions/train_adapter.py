@@ -81,7 +81,7 @@ def train(
         reader.load_state_dict(state["reader"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
-    log, data = Log(folder / "adapter.jsonl"), Pairs(pairs)
+    log, data = Log(folder / "adapter.jsonl"), Pairs(pairs, seed + first)
     generator = torch.Generator().manual_seed(seed + first)
     unet = torch.compile(model.with_tokens) if fast else model.with_tokens
     for step in range(first, steps):

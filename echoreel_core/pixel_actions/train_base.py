@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from pathlib import Path
 
@@ -66,11 +65,11 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    log, data = Log(folder / "base.jsonl"), Pairs(pairs)
+    log, data = Log(folder / "base.jsonl"), Pairs(pairs, seed + start)
     generator = torch.Generator().manual_seed(seed + start)
     forward = torch.compile(model) if fast else model
     for step in range(start, steps):
-        factor = min(1.0, (step + 1) / 100) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        factor = min(1.0, (step + 1) / 100, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
         (clips, _), (latents, _) = data.batch(batch)
@@ -89,13 +88,8 @@ def train(
         optimizer.step()
         averaged(average, model, step)
         if step % 10 == 0:
-            thirds = error.detach().tensor_split(3)
-            log(
-                step=step,
-                loss=loss.item(),
-                norm=norm.item(),
-                **{f"loss_{name}": part.mean().item() for name, part in zip(("low", "middle", "high"), thirds)},
-            )
+            low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
+            log(step=step, loss=loss.item(), norm=norm.item(), loss_low=low, loss_middle=middle, loss_high=high)
         if step % 200 == 199 or step == steps - 1:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             save({**state, "step": step + 1}, path)
