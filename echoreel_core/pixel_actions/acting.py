@@ -36,7 +36,7 @@ def _look_at_same_frame(layer: ActionAttention) -> None:
 
 
 class ActingModel(nn.Module):
-    """Base model and adapter as one module: noise from noisy latents, caption, reference and the reference's caption."""
+    """Base model and adapter as one module."""
 
     def __init__(self, base: BaseModel, adapter: EchoReelAdapter) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def generate(
     steps: int = 25,
     guidance: float = 3.0,
 ) -> Tensor:
-    """Latents `[batch, 4, frames, 8, 8]` sampled from `noise` by DDIM; without a reference it is the base model alone."""
+    """Latents `[batch, 4, frames, 8, 8]` sampled from `noise` by DDIM; without a reference by the base model alone."""
     base = model.base if isinstance(model, ActingModel) else model
     count = len(captions)
     text = base.text(torch.cat([ids(captions), ids([""] * count)]))
