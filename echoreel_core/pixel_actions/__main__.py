@@ -79,22 +79,24 @@ def run(arguments: argparse.Namespace) -> None:
 
         export(arguments.out, folder / "base.pt", folder / "adapter.pt", folder / "autoencoder.safetensors")
     elif arguments.command == "evaluate":
-        from .evaluate import HEADER, evaluate, write
+        from .evaluate import HEADER, evaluate, evaluate_blend, write
         from .export import load_embedded
         from .judge import load_judge
 
+        sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
         print(HEADER)
         model, autoencoder = load_embedded(arguments.model)
         result = evaluate(
             model,
             autoencoder,
             load_judge(arguments.judge),
-            count=arguments.clips,
-            steps=arguments.sampling_steps,
-            guidance=arguments.guidance,
+            **sampling,
             progress=lambda line: print(line, flush=True),
         )
-        write(result, arguments.out)
+        blend = evaluate_blend(model, autoencoder, **sampling)
+        for name, cell in blend.items():
+            print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
+        write(result | blend, arguments.out)
 
 
 if __name__ == "__main__":

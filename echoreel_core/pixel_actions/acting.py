@@ -43,10 +43,20 @@ class ActingModel(nn.Module):
         self.base, self.adapter = base, adapter
 
     def tokens(self, reference: Tensor, text: Tensor, reference_text: Tensor) -> Tensor:
+        """Reference latents `[B, 4, S, 8, 8]`, prompt and caption `[B, 77, width]` → action tokens `[B, S, width]`."""
         return self.adapter.prism(reference, torch.cat([text, reference_text], 1))
 
-    def with_tokens(self, x: Tensor, timesteps: Tensor, text: Tensor, tokens: Tensor) -> Tensor:
-        context = ActionContext.plain(tokens, x.shape[2])
+    def with_tokens(self, x: Tensor, timesteps: Tensor, text: Tensor, *tokens: Tensor) -> Tensor:
+        """The noise in `x`, the actions of the given tokens blended in equal parts."""
+        frames = x.shape[2]
+        context = ActionContext.plain(tokens[0], frames)
+        if len(tokens) > 1:
+            context = ActionContext(
+                tokens=torch.cat(tokens, 1),
+                distance=context.distance.repeat(1, len(tokens)),
+                groups=tuple(part.shape[1] for part in tokens),
+                shares=x.new_full((frames, len(tokens)), 1 / len(tokens)),
+            )
         layers = [lambda hidden, layer=layer: layer(hidden, context) for layer in self.adapter.attentions]
         with added_layers(self.base.unet.sites(), layers):
             return self.base.unet(x, timesteps, text)
@@ -57,27 +67,28 @@ def generate(
     model: ActingModel | BaseModel,
     captions: list[str],
     noise: Tensor,
-    *,
-    reference: Tensor | None = None,
-    reference_captions: list[str] | None = None,
+    *references: tuple[Tensor, list[str]],
     steps: int = 25,
     guidance: float = 3.0,
 ) -> Tensor:
-    """Latents `[batch, 4, frames, 8, 8]` sampled from `noise` by DDIM; without a reference by the base model alone."""
+    """Sample latents `[batch, 4, frames, 8, 8]` from `noise` by DDIM.
+
+    Args:
+        captions: the prompts, one per clip.
+        references: reference latents, as `noise`, and their captions; several are blended in equal parts, and without
+            any it is the base model alone.
+    """
     base = model.base if isinstance(model, ActingModel) else model
-    count = len(captions)
-    text = base.text(torch.cat([ids(captions), ids([""] * count)]))
-    if reference is not None:
-        reference_text = base.text(ids(reference_captions)).repeat(2, 1, 1)
-        tokens = model.tokens(reference.repeat(2, 1, 1, 1, 1), text, reference_text)
+    text = base.text(torch.cat([ids(captions), ids([""] * len(captions))]))
+    tokens = [
+        model.tokens(latents.repeat(2, 1, 1, 1, 1), text, base.text(ids(told)).repeat(2, 1, 1))
+        for latents, told in references
+    ]
 
     def predict(x: Tensor, timesteps: Tensor) -> Tensor:
         x, timesteps = x.repeat(2, 1, 1, 1, 1), timesteps.repeat(2)
         with torch.autocast("cpu", torch.bfloat16):
-            if reference is None:
-                both = base.unet(x, timesteps, text)
-            else:
-                both = model.with_tokens(x, timesteps, text, tokens)
+            both = model.with_tokens(x, timesteps, text, *tokens) if tokens else base.unet(x, timesteps, text)
         positive, negative = both.float().chunk(2)
         return negative + guidance * (positive - negative)
 
@@ -86,9 +97,5 @@ def generate(
 
 def noise_for(count: int, seed: int, frames: int = 16) -> Tensor:
     """Noise `[count, 4, frames, 8, 8]`; each clip's depends on its own seed alone."""
-    return torch.stack(
-        [
-            torch.randn(4, frames, LATENT_SIZE, LATENT_SIZE, generator=torch.Generator().manual_seed(seed + i))
-            for i in range(count)
-        ]
-    )
+    shape = (4, frames, LATENT_SIZE, LATENT_SIZE)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)])

@@ -110,8 +110,7 @@ def evaluate(
                         model,
                         part.captions(),
                         noise_for(len(rows), _SEED + int(rows[0])),
-                        reference=None if arm == "base" else encode(autoencoder, shown[rows]),
-                        reference_captions=others[rows].captions(),
+                        *([] if arm == "base" else [(encode(autoencoder, shown[rows]), others[rows].captions())]),
                         steps=steps,
                         guidance=guidance,
                     )
@@ -120,6 +119,37 @@ def evaluate(
             result[f"{split}/{arm}"] = {**cell, "clips": len(clips)}
             progress(row(f"{split}/{arm}", result[f"{split}/{arm}"]))
     return result
+
+
+@torch.inference_mode()
+def evaluate_blend(
+    model: ActingModel, autoencoder: Autoencoder, count: int = 200, steps: int = 25, guidance: float = 3.0
+) -> dict[str, dict]:
+    """How closely the first, half of each, and the second of two unseen references are followed.
+
+    `{"blend/first": {"with_first": [mean, low, high], "with_second": …, "with_mean": …, "clips": n}, "blend/half": …,
+    "blend/second": …}`: correlation with the path of the first reference, of the second, and with their mean.
+    """
+    clips = balanced(tuple(UNSEEN), count, _SEED + 500)
+    generator = torch.Generator().manual_seed(_SEED + 500)
+    pairs = [references(arm, clips, generator) for arm in ("echoreel", "wrong")]
+    found: dict[str, list[Tensor]] = {"first": [], "half": [], "second": []}
+    for rows in torch.arange(len(clips)).split(_AT_ONCE):
+        shown = [(encode(autoencoder, pixels[rows]), others[rows].captions()) for others, pixels in pairs]
+        for name, used in (("first", shown[:1]), ("half", shown), ("second", shown[1:])):
+            noise, captions = noise_for(len(rows), _SEED + int(rows[0])), clips[rows].captions()
+            latents = generate(model, captions, noise, *used, steps=steps, guidance=guidance)
+            pixels = decode(autoencoder, latents)
+            found[name].append(track(pixels, background_of(pixels)))
+    first, second = (others.track() for others, _ in pairs)
+    paths = {"with_first": first, "with_second": second, "with_mean": (first + second) / 2}
+    return {
+        f"blend/{name}": {
+            **{path: interval(trajectory_correlation(torch.cat(tracks), truth)) for path, truth in paths.items()},
+            "clips": len(clips),
+        }
+        for name, tracks in found.items()
+    }
 
 
 HEADER = f"{'':18}" + "".join(f"{name.replace('_', ' '):>26}" for name in MEASURES)

@@ -29,8 +29,7 @@ def probe(model: ActingModel, autoencoder: torch.nn.Module, count: int, steps: i
             model,
             clips.captions(),
             noise_for(count, 0),
-            reference=encode(autoencoder, render(others)),
-            reference_captions=others.captions(),
+            (encode(autoencoder, render(others)), others.captions()),
             steps=steps,
         )
         pixels = decode(autoencoder, latents)
