@@ -18,21 +18,22 @@ class Judge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.look = nn.ModuleList([nn.Conv2d(3, 24, 5, 2, 2), nn.Conv2d(24, 32, 3, 2, 1), nn.Conv2d(32, 48, 3, 2, 1)])
-        self.place = nn.Linear(48 * 16, 112)  # keeps where things are: 4 × 4 cells
+        self.look = nn.ModuleList([nn.Conv2d(3, 24, 5, 2, 2), nn.Conv2d(24, 48, 3, 2, 1), nn.Conv2d(48, 64, 3, 2, 1)])
+        self.place = nn.Linear(64 * 16, 112)  # keeps where things are: 4 × 4 cells
         self.follow = nn.ModuleList(nn.Conv1d(112, 112, 5, padding=2) for _ in range(4))
         self.action = nn.Linear(2 * 112, len(NAMES))
-        self.shape = nn.Linear(112, len(SUBJECTS))
+        self.shape = nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, len(SUBJECTS)))  # wherever it is
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         x = pixels.flatten(0, 1) * 2 - 1
         for layer in self.look:
             x = F.gelu(layer(x))
+        shape = self.shape(x.amax((2, 3))).unflatten(0, pixels.shape[:2])
         frames = F.gelu(self.place(x.flatten(1))).unflatten(0, pixels.shape[:2])
         x = frames.transpose(1, 2)
         for layer in self.follow:
             x = x + F.gelu(layer(x))
-        return self.action(torch.cat([x.mean(2), x.amax(2)], 1)), self.shape(frames.mean(1))
+        return self.action(torch.cat([x.mean(2), x.amax(2)], 1)), shape.mean(1)
 
 
 def load_judge(path: Path) -> Judge:
