@@ -32,15 +32,20 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return rearrange(torch.bmm(weight, v), "(b h) n d -> b n (h d)", h=heads)
 
 
+def start_text(encoder: CLIPTextEncoder) -> CLIPTextEncoder:
+    """Embeddings small enough for the attention to matter beside them from the start."""
+    for embedding in encoder.text_model["embeddings"].values():
+        nn.init.normal_(embedding.weight, std=0.3)
+    return encoder
+
+
 class BaseModel(nn.Module):
     """Text encoder and UNet, trained together."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.text = CLIPTextEncoder(TEXT)
+        self.text = start_text(CLIPTextEncoder(TEXT))
         self.unet = LVDMUNet(UNET, attention=plain_attention)
-        for embedding in self.text.text_model["embeddings"].values():
-            nn.init.normal_(embedding.weight, std=0.3)
         for name, weight in self.unet.named_parameters():  # every residual branch starts at zero
             if name.endswith(("out_layers.3.weight", "proj_out.weight", "to_out.weight")) and ".ff." not in name:
                 nn.init.zeros_(weight)

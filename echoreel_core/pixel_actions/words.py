@@ -27,6 +27,7 @@ TOKENS: dict[str, tuple[int, ...]] = {
 KNOWN = tuple(sorted({START, END, *(token for word in TOKENS.values() for token in word)}))
 UNKNOWN = len(KNOWN)  # the small vocabulary's row for all other words
 _ROW = {token: row for row, token in enumerate(KNOWN)}
+END_ROW = _ROW[END]
 _GRAMMAR = {"a", "on", "background"}
 _CONTENT = {_ROW[token] for word, tokens in TOKENS.items() if word not in _GRAMMAR for token in tokens}
 
