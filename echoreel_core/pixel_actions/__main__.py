@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "judge": 1500, "base": 1400, "prism": 1500, "adapter": 1200}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 1500, "base": 1400, "prism": 1500, "adapter": 1200}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
@@ -57,10 +57,14 @@ def run(arguments: argparse.Namespace) -> None:
         from .train_judge import train
 
         train(folder, folder / "autoencoder.safetensors", arguments.steps)
+    elif arguments.command == "text":
+        from .text_start import train
+
+        train(folder, arguments.steps)
     elif arguments.command == "base":
         from .train_base import train
 
-        train(folder, folder / "pairs", arguments.steps, fast=not arguments.eager)
+        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, fast=not arguments.eager)
     elif arguments.command == "prism":
         from .prism_start import train
 

@@ -21,7 +21,13 @@ from .sprites import BACKGROUND_COLOURS, SIZES, SUBJECT_COLOURS, SUBJECTS
 from .words import END_ROW, UNKNOWN, dropped, ids
 from .world import draw_clips
 
-_KINDS = {"action": SEEN, "subject": SUBJECTS, "colour": SUBJECT_COLOURS, "size": SIZES, "background": BACKGROUND_COLOURS}
+_KINDS = {
+    "action": SEEN,
+    "subject": SUBJECTS,
+    "colour": SUBJECT_COLOURS,
+    "size": SIZES,
+    "background": BACKGROUND_COLOURS,
+}
 
 
 def train(folder: Path, steps: int = 600, batch: int = 64, seed: int = 6, rate: float = 3e-3) -> None:

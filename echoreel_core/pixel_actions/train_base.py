@@ -47,11 +47,22 @@ def load_base(path: Path) -> BaseModel:
 
 
 def train(
-    folder: Path, pairs: Path, steps: int, batch: int = 16, seed: int = 2, rate: float = 1e-3, fast: bool = True
+    folder: Path,
+    text: Path,
+    pairs: Path,
+    steps: int,
+    batch: int = 16,
+    seed: int = 2,
+    rate: float = 1e-3,
+    fast: bool = True,
 ) -> None:
-    """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists."""
+    """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists.
+
+    `text` is what `text_start` wrote. Text encoder and UNet are trained together.
+    """
     torch.manual_seed(seed)
     model = BaseModel()
+    model.text.load_state_dict(torch.load(text, weights_only=True))
     average = copy.deepcopy(model)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
