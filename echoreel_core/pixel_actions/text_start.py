@@ -65,7 +65,7 @@ def train(folder: Path, steps: int = 600, batch: int = 64, seed: int = 6, rate: 
 
 
 def _told(whole: torch.Tensor, given: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Which kinds of word are still in the captions, `[batch]` each. A caption begins: start, a, size, colour, subject."""
+    """Which kinds of word are still in the captions, `[batch]` each. They begin: start, a, size, colour, subject."""
     full = given[:, 1] == whole[:, 1]
     told = {kind: full & (given[:, at] != UNKNOWN) for kind, at in (("size", 2), ("colour", 3), ("subject", 4))}
     length = (given != END_ROW).sum(1)
