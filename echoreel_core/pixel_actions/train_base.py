@@ -26,7 +26,7 @@ def noised(latents: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, T
     return alpha.sqrt().view(shape) * latents + (1 - alpha).sqrt().view(shape) * noise, 1 / alpha
 
 
-def averaged(average: nn.Module, model: nn.Module, step: int, decay: float = 0.998) -> None:
+def averaged(average: nn.Module, model: nn.Module, step: int, decay: float = 0.995) -> None:
     """Exponential moving average of the weights, shorter at the start."""
     decay = min(decay, (step + 1) / (step + 10))
     with torch.no_grad():
