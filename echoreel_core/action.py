@@ -37,6 +37,20 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When in the clip an action happens.
+
+    Attributes:
+        span: (start, end) in frames of the clip, a frame lasting from its index to the next; None for all of it.
+        pace: frames of the reference per frame of the clip; the action ends with the reference. None stretches the
+            reference over the span: its first frame lies on the span's first, its last on the last.
+    """
+
+    span: tuple[float, float] | None = None
+    pace: float | None = None
+
+
+@dataclass(frozen=True)
 class Action:
     """References in groups. Each query attends to all references of a group at once; the groups are blended.
 
@@ -62,28 +76,52 @@ class Action:
         """All references, group by group."""
         return tuple(reference for group in self.groups for reference in group)
 
-    def context(self, role: Role, frames: int) -> ActionContext:
-        """What the added layers attend to for a clip of `frames` (latent) frames.
+    def context(
+        self, role: Role, frames: int, at: Sequence[float] | None = None, timing: Timing | None = None
+    ) -> ActionContext:
+        """What the added layers attend to in a clip of `frames` (latent) frames.
 
-        Each reference is stretched over the clip: its first frame lies on the clip's first, its last on the last. Its
-        keys keep its own positions 0 … S-1, so with as many frames as the clip it runs at the clip's pace.
+        Args:
+            at: the frames of the clip that ask; all of them in order by default. A window of a long clip names its own.
+            timing: when in the clip the action happens.
+
+        The keys of a reference keep its own positions 0 … S-1; which of them a frame of the clip is at, `timing` says.
+        Outside its span the action has no share in the output.
         """
-        references = self.references
-        tokens = [getattr(reference, role) for reference in references]
-        distance, bias = [], []
-        for reference, token in zip(references, tokens, strict=True):
+        timing = timing or Timing()
+        at = torch.arange(frames) if at is None else torch.tensor(at)
+        start, end = timing.span or (0.0, frames)
+        tokens, distance, bias, lasts = [], [], [], []
+        for reference in self.references:
+            token = getattr(reference, role)
             keys = token.shape[1]
-            stretch = (keys - 1) / (frames - 1) if frames > 1 else 0.0
-            distance.append(torch.arange(keys)[None, :] - torch.arange(frames)[:, None] * stretch)
-            bias.append(torch.full((frames, keys), math.log(reference.weight)))
+            if timing.pace is None:
+                rate, last = (keys - 1) / (end - start - 1) if end - start > 1 else 0.0, end
+            else:
+                rate, last = timing.pace, min(end, start + keys / timing.pace)
+            position = ((at - start) * rate).clamp(0, keys - 1)
+            tokens.append(token)
+            distance.append(torch.arange(keys)[None, :] - position[:, None])
+            bias.append(torch.full((len(at), keys), math.log(reference.weight)))
+            lasts.append(last)
         weighted = any(len({r.weight for r in group}) > 1 for group in self.groups)
+        shares = torch.tensor([self.shares])
+        if timing.span is not None or timing.pace is not None:
+            ends = iter(lasts)
+            inside = [_overlap(at, start, max(next(ends) for _ in group)) for group in self.groups]
+            shares = shares * torch.stack(inside, dim=1)
         return ActionContext(
             tokens=torch.cat(tokens, dim=1),
             distance=torch.cat(distance, dim=1),
             score_bias=torch.cat(bias, dim=1) if weighted else None,
             groups=tuple(sum(reference.positive.shape[1] for reference in group) for group in self.groups),
-            shares=torch.tensor(self.shares).expand(frames, -1) if len(self.groups) > 1 else None,
+            shares=None if shares.numel() == 1 else shares,
         )
+
+
+def _overlap(at: Tensor, start: float, end: float) -> Tensor:
+    """[T]: how much of each frame, which lasts from its index to the next, lies between start and end."""
+    return (torch.minimum(at + 1.0, torch.tensor(end)) - torch.maximum(at * 1.0, torch.tensor(start))).clamp(0, 1)
 
 
 def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float]) -> Action:
@@ -161,14 +199,7 @@ def load_action(path: str | os.PathLike) -> Action:
     Raises: ValueError, naming the file and the reason, where it is no action file, damaged, or of a newer format.
     """
     name = Path(path).name
-    description = read_description(path)
-    if description is None or description.get("format") != "action":
-        raise ValueError(f"{name} is not a saved EchoReel action.")
-    if description.get("version", 0) > FORMAT_VERSION:
-        raise ValueError(
-            f"{name} is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: "
-            "update the pack."
-        )
+    description = read_description(path, "action", FORMAT_VERSION)
     tensors = read_tensors(path)
     try:
         groups, index = [], 0
@@ -176,13 +207,28 @@ def load_action(path: str | os.PathLike) -> Action:
             group = []
             for entry in entries:
                 positive, negative = (tensors[f"references.{index}.{role}"] for role in ("positive", "negative"))
-                if positive.dim() != 3 or positive.shape != negative.shape:
-                    raise ValueError(
-                        f"{name} is damaged: its tokens are {list(positive.shape)} and {list(negative.shape)}."
-                    )
-                group.append(Reference(positive, negative, float(entry["weight"]), entry["source"]))
+                group.append(Reference(positive, negative, float(entry["weight"]), dict(entry["source"])))
                 index += 1
             groups.append(tuple(group))
-        return Action(tuple(groups), tuple(description["shares"]), description["adapter_id"], description["host"])
-    except (KeyError, TypeError) as error:
+        shares = tuple(float(share) for share in description["shares"])
+        action = Action(tuple(groups), shares, str(description["adapter_id"]), str(description["host"]))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{name} is damaged: {error} is missing or of another kind.") from None
+    _check(action, name)
+    return action
+
+
+def _check(action: Action, name: str) -> None:
+    """Raises ValueError, naming the file, where the parts of an action do not belong together."""
+    if not action.groups or not all(action.groups) or len(action.shares) != len(action.groups):
+        raise ValueError(f"{name} is damaged: it has {len(action.groups)} groups and {len(action.shares)} shares.")
+    first = action.references[0].positive
+    for reference in action.references:
+        if not (math.isfinite(reference.weight) and reference.weight > 0):
+            raise ValueError(f"{name} is damaged: a reference's weight is {reference.weight}.")
+        for tokens in (reference.positive, reference.negative):
+            alike = tokens.dim() == 3 and tokens.shape[::2] == first.shape[::2] and tokens.is_floating_point()
+            if not alike or tokens.shape[1] != reference.positive.shape[1] or tokens.numel() == 0:
+                raise ValueError(
+                    f"{name} is damaged: tokens of {list(tokens.shape)} lie beside others of {list(first.shape)}."
+                )

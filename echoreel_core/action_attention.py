@@ -36,7 +36,7 @@ class ActionContext:
         distance: [T, S], key position minus query position, in frames of the reference.
         score_bias: [T, S] added to the scores before the softmax (a reference's log weight), or None.
         groups: how many keys each group holds; they add up to S.
-        shares: [T, groups], the factor of each group's output at each query frame, or None for 1.
+        shares: [T or 1, groups], the factor of each group's output at each query frame, or None for 1.
     """
 
     tokens: Tensor
@@ -55,10 +55,15 @@ class ActionContext:
         return cls(tokens, frame_distance(frames, tokens.shape[1], tokens.device))
 
     def share_of_groups(self, like: Tensor) -> Tensor:
-        """[T, groups] factors in the dtype and on the device of `like`."""
+        """[T or 1, groups] factors in the dtype and on the device of `like`."""
         if self.shares is None:
-            return like.new_ones(self.distance.shape[0], len(self.groups))
+            return like.new_ones(1, len(self.groups))
         return self.shares.to(like)
+
+    def share_of_keys(self, like: Tensor) -> Tensor:
+        """[T or 1, S]: each key's group's factor."""
+        sizes = torch.tensor(self.groups, device=like.device)
+        return self.share_of_groups(like).repeat_interleave(sizes, dim=1, output_size=self.tokens.shape[1])
 
 
 def grouped_softmax(scores: Tensor, groups: tuple[int, ...]) -> Tensor:
@@ -154,8 +159,7 @@ class ActionAttention(nn.Module):
         weight = grouped_softmax(scores, context.groups)
         shares = context.share_of_groups(weight)
         if context.shares is not None:
-            sizes = torch.tensor(context.groups, device=weight.device)
-            weight = weight * shares.repeat_interleave(sizes, dim=1)[None, :, None, None]
+            weight = weight * context.share_of_keys(weight)[None, :, None, None]
         out = self.to_out(torch.einsum("btphs,btshd->btphd", weight, v).flatten(-2))
         if context.shares is not None:  # the bias belongs to each group's output, so it takes the shares' sum
             out = out + self.to_out.bias.to(out) * (shares.sum(1) - 1)[None, :, None, None]
@@ -174,12 +178,13 @@ class ActionAttention(nn.Module):
         weight_o = self.to_out.weight.to(wide).unflatten(1, (self.heads, self.head_dim))
         gamma, beta, bias_o = (w.to(wide) for w in (self.norm.weight, self.norm.bias, self.to_out.bias))
         k, v = self._keys_values(context, wide)
-        shares = context.share_of_groups(wide)
         a = torch.einsum("btshd,hdc->btchs", k, weight_q) / math.sqrt(self.head_dim)
-        b = torch.einsum("btshd,chd->bthsc", v, weight_o)
-        if context.shares is not None:
-            sizes = torch.tensor(context.groups, device=wide.device)
-            b = b * shares.repeat_interleave(sizes, dim=1)[None, :, None, :, None]
+        # in every group each head's weights add up to 1, so the output's bias can go into the values
+        b = torch.einsum("btshd,chd->bthsc", v, weight_o) + bias_o / self.heads
+        share_of_keys = context.share_of_keys(wide)
+        over_time = len(share_of_keys) > 1
+        if not over_time:
+            b = b * share_of_keys[:, None, :, None]
         a_bias = torch.einsum("c,btchs->bths", beta, a)
         bias = self._score_bias(context, wide)
         if bias is not None:
@@ -190,7 +195,7 @@ class ActionAttention(nn.Module):
             scores_in=(a * gamma[:, None, None]).flatten(-2).to(dtype),
             scores_bias=a_bias.flatten(-2).to(dtype),
             values_out=b.flatten(2, 3).to(dtype),
-            out_bias=(shares.sum(1)[:, None] * bias_o).to(dtype),
+            shares=share_of_keys.repeat(1, self.heads).to(dtype) if over_time else None,
             heads=self.heads,
             groups=context.groups,
         )
@@ -203,21 +208,22 @@ class FoldedActionAttention:
     Attributes:
         scores_in: [B, T or 1, dim, heads·S]; T where every query frame has its own (relative vectors).
         scores_bias: [B, T, heads·S].
-        values_out: [B, T or 1, heads·S, dim].
-        out_bias: [T, dim].
+        values_out: [B, T or 1, heads·S, dim], with the output's bias in it.
+        shares: [T, heads·S], the factor of each weight where it changes from frame to frame, else None.
     """
 
     scores_in: Tensor
     scores_bias: Tensor
     values_out: Tensor
-    out_bias: Tensor
+    shares: Tensor | None
     heads: int
     groups: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
         """Memory of the folded matrices in bytes."""
-        return sum(t.nbytes for t in (self.scores_in, self.scores_bias, self.values_out, self.out_bias))
+        tensors = (self.scores_in, self.scores_bias, self.values_out, self.shares)
+        return sum(t.nbytes for t in tensors if t is not None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [B, T, P, dim] → [B, T, P, dim], to be added to x. A batch of 1 in the matrices serves every sample."""
@@ -228,8 +234,8 @@ class FoldedActionAttention:
         else:
             scores = x @ self.scores_in + self.scores_bias[:, :, None]
         weight = grouped_softmax(scores.unflatten(-1, (self.heads, -1)), self.groups).flatten(-2)
+        if self.shares is not None:
+            weight = weight * self.shares[:, None]
         if self.values_out.shape[1] == 1:
-            out = (weight.view(b, 1, t * p, -1) @ self.values_out).view(b, t, p, dim)
-        else:
-            out = weight @ self.values_out
-        return out + self.out_bias[None, :, None]
+            return (weight.view(b, 1, t * p, -1) @ self.values_out).view(b, t, p, dim)
+        return weight @ self.values_out

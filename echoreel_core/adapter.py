@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .action_attention import ActionAttention, Position
 from .action_prism import ActionPrism, ActionPrismConfig
 from .attention import AttentionFunction, scaled_dot_product
-from .files import read_description, read_tensors, write_safetensors
+from .files import read_description, read_tensors, reason, write_safetensors
 
 FORMAT_VERSION = 1
 
@@ -56,17 +56,7 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> AdapterConfig:
-        """The config described by `to_json`.
-
-        Raises: ValueError where it is of another kind, of a newer version, or lacks an entry.
-        """
-        if description.get("format") != "adapter":
-            raise ValueError(f"it holds {description.get('format', 'something unknown')!r}, not an EchoReel adapter")
-        if description.get("version", 0) > FORMAT_VERSION:
-            raise ValueError(
-                f"it is of format version {description['version']}, this pack reads up to {FORMAT_VERSION}: "
-                "update the pack"
-            )
+        """The config described by `to_json`. Raises: ValueError where an entry is missing or of another kind."""
         try:
             prism = dict(description["prism"])
             return cls(
@@ -113,16 +103,14 @@ def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tens
         own description.
     """
     name = Path(path).name
-    description = read_description(path)
-    if description is None:
-        raise ValueError(f"{name} is not an EchoReel adapter: it carries no EchoReel description.")
+    description = read_description(path, "adapter", FORMAT_VERSION)
     try:
         config = AdapterConfig.from_json(description)
-    except ValueError as error:
-        raise ValueError(f"{name} can not be used: {error}.") from None
+        with torch.device("meta"):
+            expected = {key: tensor.shape for key, tensor in EchoReelAdapter(config).state_dict().items()}
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # sizes that no module can have
+        raise ValueError(f"{name} can not be used: its description is damaged ({reason(error)}).") from None
     weights = read_tensors(path)
-    with torch.device("meta"):
-        expected = {key: tensor.shape for key, tensor in EchoReelAdapter(config).state_dict().items()}
     check_weights(name, weights, expected)
     return config, weights
 

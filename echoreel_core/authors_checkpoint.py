@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .action_prism import ActionPrismConfig
 from .adapter import AdapterConfig, EchoReelAdapter, SiteConfig, check_weights
-from .files import read_tensors
+from .files import read_tensors, reason
 from .lvdm import LVDMConfig, LVDMUNet, from_released
 
 UNET_PREFIX = "model.diffusion_model."
@@ -27,6 +27,8 @@ VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model."
 PRISM_PREFIX = "video_inject_process."
 
+_IMPOSSIBLE_SIZES = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
+"""What is raised where tensors have sizes or numbers of axes that the model's can not have."""
 _NEVER_RUN = re.compile(r"\.(video_inject_attn3|video_inject_norm6|latent_to_S)\.")
 _LAYER_NAMES = {
     "attn1.": "spatial.",
@@ -41,14 +43,28 @@ _LAYER_NAMES = {
 
 
 class _Inert:
-    """Stands in for the trainer's own classes: takes anything, keeps nothing, does nothing."""
+    """Stands in for a class of the trainer: takes anything, keeps nothing, does nothing."""
 
     def __init__(self, *_args, **_kwargs) -> None: ...
 
     def __setstate__(self, _state) -> None: ...
 
 
-_INERT_PACKAGES = ("deepspeed.", "pytorch_lightning.", "lightning.", "omegaconf.")
+class _InertDict:
+    """Stands in for a kind of dictionary: an empty plain one, which torch lets the file fill."""
+
+    def __new__(cls, *_args) -> dict:
+        return {}
+
+
+# What trainers leave in their files beside tensors. All of it is replaced by stand-ins; the list only tells a file
+# with a trainer's state from one that was made to do harm, so that the user hears of the latter.
+_TRAINER_NAMES = re.compile(
+    r"(deepspeed|pytorch_lightning|lightning|lightning_fabric|omegaconf|numpy|pathlib|torch\.optim)\."
+    r"|argparse\.Namespace$|typing\.Any$|collections\.defaultdict$"
+    r"|(builtins|__builtin__)\.(bool|bytes|dict|float|int|list|object|slice|str|tuple)$"
+)
+_DICTIONARIES = ("AttributeDict", "defaultdict")
 
 
 @dataclass
@@ -78,16 +94,27 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
     """Reads a checkpoint file of any of the known kinds; nothing in it is executed.
 
     Args:
-        path: *.safetensors, or a torch file (memory-mapped where its format allows).
+        path: a safetensors or a torch file, told apart by what is in it; memory-mapped, but for torch files in the
+            format of before 2020, which are read whole.
 
     Returns: the state dict under its released keys, and the names of other top-level entries that were left out.
     Raises: ValueError, naming the file and the reason, where it is damaged, not a checkpoint, or wants code to run.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return read_tensors(path), []
-    content = _unpickle(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ValueError(f"{path.name} can not be opened ({error.strerror}): check its name and place.") from None
     left_out: list[str] = []
+    if start[8:] == b"{":
+        content = read_tensors(path)
+    elif start.startswith((b"PK", b"\x80")):
+        if path.suffix == ".safetensors":  # torch.load would go by the name
+            raise ValueError(f"{path.name} is a torch file under a safetensors name: rename it to end with .pt.")
+        content = _unpickle(path, zipped=start.startswith(b"PK"))
+    else:
+        raise ValueError(f"{path.name} is neither a safetensors nor a torch file, or it is damaged: download it again.")
     if isinstance(content, Mapping):
         for entry in ("module", "state_dict"):
             if isinstance(content.get(entry), Mapping):
@@ -95,54 +122,37 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
                 content = content[entry]
                 break
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path.name} is no model checkpoint: it holds a {type(content).__name__}.")
-    weights = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    return _strip_wrapper(weights), left_out
+        raise ValueError(f"{path.name} is no model checkpoint: it holds no dictionary of tensors.")
+    return _strip_wrapper({str(key): value for key, value in content.items() if isinstance(value, Tensor)}), left_out
 
 
-def _unpickle(path: Path) -> object:
-    options = {"map_location": "cpu", "weights_only": True}
-    try:
-        return torch.load(path, mmap=True, **options)
-    except RuntimeError as error:
-        if "mmap" not in str(error):  # the format of before 2020 can not be mapped
-            raise ValueError(_damaged(path, error)) from None
-    except pickle.UnpicklingError as error:
-        return _unpickle_with_stand_ins(path, error)
-    except (OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(_damaged(path, error)) from None
-    try:
-        return torch.load(path, **options)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(_damaged(path, error)) from None
+def _unpickle(path: Path, zipped: bool) -> object:
+    """Reads a torch file with torch's restricted unpickler, every name the trainer left in it replaced by a stand-in.
 
-
-def _unpickle_with_stand_ins(path: Path, error: Exception) -> object:
-    """Second try for files that name the trainer's own classes: each is replaced by one that does nothing."""
-    refused = ValueError(
-        f"{path.name} was not loaded, because it is damaged or wants to run code: "
-        f"{' '.join(str(error).split())[:160]}. Use a file from its authors, or a safetensors file."
-    )
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:
-        raise refused from None
-    foreign = [name for name in names if not name.startswith(_INERT_PACKAGES)]
-    if foreign:
+    `zipped` is the format since torch 1.6; the older one can neither be searched for names nor be memory-mapped.
+    """
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise ValueError(
-            f"{path.name} was not loaded, because it wants to run code ({', '.join(sorted(foreign)[:3])}): "
-            "use a file from its authors, or a safetensors file."
+            f"{path.name} can not be read safely with PyTorch {torch.__version__}: update PyTorch to 2.6 or newer, or "
+            "use a safetensors file."
         )
-    stand_ins = [(type("Inert", (_Inert,), {}), name) for name in names]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:
-        raise refused from None
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path.name} can not be read as a checkpoint, it may be incomplete: download it again ({error!s:.120})."
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+        foreign = sorted(name for name in names if not _TRAINER_NAMES.match(name))
+        if not foreign:
+            stand_ins = [(_InertDict if name.endswith(_DICTIONARIES) else _Inert, name) for name in names]
+            with torch.serialization.safe_globals(stand_ins):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError:  # its message tells how to run the code all the same
+        foreign = ["or is damaged"]
+    except Exception as error:  # whatever a damaged file makes torch run into
+        raise ValueError(
+            f"{path.name} can not be read, it is incomplete or damaged: download it again ({reason(error)})."
+        ) from None
+    raise ValueError(
+        f"{path.name} was not loaded, because it wants to run code ({', '.join(foreign[:3])}): "
+        "use the file of the authors, or a safetensors file."
+    )
 
 
 def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -185,22 +195,28 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
 
     unet = {key.removeprefix(UNET_PREFIX): value for key, value in kept.items() if key.startswith(UNET_PREFIX)}
     if not unet:
-        raise ValueError(f"{name} is of another architecture: it has no tensors named {UNET_PREFIX}…")
+        raise ValueError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
     echoreel = {key: value for key, value in unet.items() if "video_inject_" in key}
     base = from_released({key: value for key, value in unet.items() if key not in echoreel})
     try:
         unet_config = LVDMConfig.from_state_dict(base)
-    except ValueError as error:
-        raise ValueError(f"{name} is of another architecture. {error}") from None
-    with torch.device("meta"):
-        check_weights(name, base, {key: value.shape for key, value in LVDMUNet(unet_config).state_dict().items()})
+        with torch.device("meta"):
+            expected = {key: value.shape for key, value in LVDMUNet(unet_config).state_dict().items()}
+    except _IMPOSSIBLE_SIZES as error:
+        raise ValueError(f"{name} is of another architecture ({reason(error)}).") from None
+    check_weights(name, base, expected)
 
     adapter, adapter_config = {}, None
     if echoreel:
-        adapter_config = _adapter_config(echoreel, unet_config, name)
+        try:
+            adapter_config = _adapter_config(echoreel, unet_config)
+            with torch.device("meta"):
+                expected = {key: value.shape for key, value in EchoReelAdapter(adapter_config).state_dict().items()}
+        except KeyError as key:
+            raise ValueError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
+        except _IMPOSSIBLE_SIZES as error:
+            raise ValueError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
         adapter = _adapter_weights(echoreel, adapter_config)
-        with torch.device("meta"):
-            expected = {key: value.shape for key, value in EchoReelAdapter(adapter_config).state_dict().items()}
         check_weights(name, adapter, expected)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -218,12 +234,10 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
     )
 
 
-def _adapter_config(weights: Mapping[str, Tensor], unet: LVDMConfig, name: str) -> AdapterConfig:
+def _adapter_config(weights: Mapping[str, Tensor], unet: LVDMConfig) -> AdapterConfig:
     """Sizes of the EchoReel parts, read off their tensors (released keys without `model.diffusion_model.`)."""
 
     def shape(key: str) -> torch.Size:
-        if key not in weights:
-            raise ValueError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key} is missing.")
         return weights[key].shape
 
     with torch.device("meta"):

@@ -2,47 +2,119 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 METADATA_KEY = "echoreel"
+_TYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def write_safetensors(path: str | os.PathLike, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Writes tensors and description to a temporary file beside `path`, then renames it into place."""
+def write_safetensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, Tensor],
+    description: Mapping[str, Any] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes tensors and description to a temporary file beside `path`, then renames it into place.
+
+    Tensors are converted, copied from their device and written one by one: beside what the caller holds it takes the
+    memory of the largest. (The library's `save_file` needs all of them converted at once, and refuses two names for
+    the same memory.)
+
+    Args:
+        dtype: of the floating-point tensors in the file, or None for each its own.
+
+    Raises: ValueError, naming the file and the reason, where it can not be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def stored_dtype(tensor: Tensor) -> torch.dtype:
+        return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+
+    metadata = {"format": "pt"}
+    if description is not None:
+        metadata[METADATA_KEY] = json.dumps(description)
+    header: dict[str, Any] = {"__metadata__": metadata}
+    # the widest types first, as the library does: every tensor then lies at a multiple of its own width
+    names = sorted(tensors, key=lambda name: (-stored_dtype(tensors[name]).itemsize, name))
+    end = 0
+    for name in names:
+        tensor, kind = tensors[name], stored_dtype(tensors[name])
+        begin, end = end, end + tensor.numel() * kind.itemsize
+        header[name] = {"dtype": _TYPE_NAMES[kind], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        tensors = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(description), "format": "pt"})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for name in names:
+                tensor = tensors[name].detach().to("cpu", stored_dtype(tensors[name]))
+                file.write(tensor.flatten().view(torch.uint8).numpy().data)
         os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} can not be written ({error.strerror or error}): it takes {end / 1e6:,.0f} MB in a folder that you "
+            "may write to."
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
-def read_description(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The description in a safetensors file's metadata, or None where it has none.
+def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[str, Any]:
+    """The description in a safetensors file's metadata.
 
-    Raises: ValueError where the file is no complete safetensors file, or the description is damaged.
+    Args:
+        kind: what the file has to be, e.g. "adapter".
+        version: the newest format version that can be read.
+
+    Raises: ValueError, naming the file and the reason, where it is no complete safetensors file, of another kind, or of
+        a newer version, or the description is damaged.
     """
+    name = Path(path).name
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{Path(path).name} can not be read as safetensors ({error}): download or save it again."
-        ) from None
+        raise ValueError(_unreadable(name, error)) from None
+    if text is None:
+        raise ValueError(f"{name} is not an EchoReel {kind}: it carries no EchoReel description.")
     try:
-        return None if text is None else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{Path(path).name}: its EchoReel description is damaged ({error}).") from None
+        description = json.loads(text)
+        found_kind, found_version = description["format"], int(description["version"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{name} can not be used: its EchoReel description is damaged ({reason(error)}).") from None
+    if found_kind != kind:
+        raise ValueError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
+    if found_version > version:
+        raise ValueError(
+            f"{name} is of format version {found_version}, this pack reads up to {version}: update the pack."
+        )
+    return description
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -54,6 +126,13 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{Path(path).name} can not be read as safetensors ({error}): download or save it again."
-        ) from None
+        raise ValueError(_unreadable(Path(path).name, error)) from None
+
+
+def reason(error: Exception) -> str:
+    """A library's error, which may fill a page, as a few words to put in brackets."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:120].rstrip(".")
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    return f"{name} can not be read as safetensors ({reason(error)}): download or save it again."

@@ -59,8 +59,6 @@ class VideoFile:
         self.rate = stream.average_rate or stream.guessed_rate or None
         # Raw streams have no times at all and AVI none that survive B-frames: there the n-th frame out is the n-th.
         self._by_order = self._container.format.name == "avi" and stream.codec_context.has_b_frames
-        # Every packet of an animated PNG claims to be a keyframe, yet most only change part of the picture.
-        self._seekable = self._container.format.name != "apng"
         self.times: list[Fraction] = []
         self.end = Fraction(0)
         self._origin = 0  # pts of the first frame
@@ -71,7 +69,7 @@ class VideoFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._close()
 
     @property
     def title(self) -> str:
@@ -95,15 +93,15 @@ class VideoFile:
                 raise VideoError(f"{source!r} is a folder: choose a video file.")
             if os.path.isfile(source) and not os.path.getsize(source):
                 raise VideoError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
+            if os.path.exists(source) and not os.access(source, os.R_OK):
+                raise VideoError(f"{self.name!r} may not be read: check the file's permissions.")
         else:
             source.seek(0)
         try:
-            # A playlist may name addresses to fetch: only local files are read.
+            # Only local files: no address is fetched.
             self._container = av.open(source, options={"protocol_whitelist": "file"})
         except FileNotFoundError:
             raise VideoError(f"There is no file {source!r}: choose an existing video.") from None
-        except PermissionError:
-            raise VideoError(f"{self.name!r} may not be read: check the file's permissions.") from None
         except (av.error.FFmpegError, OSError, ValueError):
             raise VideoError(
                 f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
@@ -113,6 +111,12 @@ class VideoFile:
         except VideoError:
             self._container.close()
             raise
+
+    def _close(self) -> None:
+        # PyAV frees a decoder under the interpreter's lock, for which a decoding thread may wait to log something
+        # (torchvision turns that logging on): let the threads finish first, without the lock.
+        self._stream.codec_context.flush_buffers()
+        self._container.close()
 
     def _pick_stream(self) -> av.VideoStream:
         streams = self._container.streams
@@ -211,7 +215,7 @@ class VideoFile:
 
     def _key_before(self, time: Fraction) -> Key | None:
         """The last keyframe shown at or before `time`, unless decoding has to begin at the beginning."""
-        if self._by_order or not self._seekable:
+        if self._by_order:
             return None
         index = bisect_right(self._keys, time, key=lambda key: key.time) - 1
         return self._keys[index] if index > 0 else None
@@ -219,7 +223,7 @@ class VideoFile:
     def _run(self, key: Key | None, step: Step) -> "_Run":
         packets = self._seek(key) if key is not None else None
         if packets is None:
-            self._container.close()
+            self._close()
             self._open()
             packets = self._packets(flush=True)
         return _Run(self._shown(packets), step)

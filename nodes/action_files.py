@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
@@ -35,7 +36,7 @@ class SaveAction(io.ComfyNode):
             ),
             is_output_node=True,
             inputs=[
-                ActionWire.Input("action"),
+                ActionWire.Input("action", tooltip="From Action Prism Encode or Combine Actions."),
                 io.String.Input(
                     "filename_prefix",
                     default="action",
@@ -48,6 +49,10 @@ class SaveAction(io.ComfyNode):
     @classmethod
     def execute(cls, action: Action, filename_prefix: str) -> io.NodeOutput:
         root = os.path.join(folder_paths.get_output_directory(), ACTION_FOLDER)
+        if not Path(root, filename_prefix).resolve().is_relative_to(Path(root).resolve()):
+            raise ValueError(
+                f"{filename_prefix!r} leads out of output/{ACTION_FOLDER}: give a name, or folder/name in it."
+            )
         os.makedirs(root, exist_ok=True)
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
         path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
@@ -72,7 +77,7 @@ class LoadAction(io.ComfyNode):
                     tooltip="A file in output/echoreel_actions or input/echoreel_actions. Press R to see a new one.",
                 )
             ],
-            outputs=[ActionWire.Output(display_name="action")],
+            outputs=[ActionWire.Output(display_name="action", tooltip="For Apply EchoReel or Combine Actions.")],
         )
 
     @classmethod

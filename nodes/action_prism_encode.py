@@ -94,12 +94,16 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
     frames = frames[..., :3]
     if frames.shape[1:3] != (height, width):
         frames = comfy.utils.common_upscale(frames.movedim(-1, 1), width, height, "area", "disabled").movedim(1, -1)
-    latents = vae.encode(frames)
-    if latents.dim() == 4:  # an image VAE: one latent per frame
-        latents = latents.movedim(0, 1)[None]
+    latents = encode_frames(vae, frames)
     latents = host_of_family(echoreel.config.host).latent_format(latents.shape[1]).process_in(latents)
     check_finite(latents)
     return latents
+
+
+def encode_frames(vae, frames: Tensor) -> Tensor:
+    """Frames [T, H, W, 3] through an image VAE or a video VAE → latents [1, C, T', H', W'], as the VAE gives them."""
+    latents = vae.encode(frames)
+    return latents.movedim(0, 1)[None] if latents.dim() == 4 else latents
 
 
 def _run_prism(echoreel: LoadedAdapter, latents: Tensor, caption_tokens: Tensor, prompts: list[list]) -> list[Tensor]:

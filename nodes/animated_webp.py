@@ -20,12 +20,15 @@ class AnimatedWebP:
         end: when the last one leaves the screen.
 
     Raises:
-        VideoError: a picture cannot be decoded.
+        VideoError: it, or a picture of it, cannot be decoded.
     """
 
     def __init__(self, path: str) -> None:
         self.name = os.path.basename(path)
-        self._image = Image.open(path, formats=["WEBP"])
+        try:
+            self._image = Image.open(path, formats=["WEBP"])
+        except (OSError, ValueError):
+            raise VideoError(f"{self.name!r} cannot be read as a video: it is damaged or cut off.") from None
         shown, self.times = 0, []
         for index in range(len(self)):
             self._seek(index)

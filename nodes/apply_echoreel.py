@@ -9,9 +9,10 @@ from comfy_api.latest import io
 
 from ..echoreel_core.action import Action
 from .action_prism_encode import NO_ECHOREEL
+from .control import Control
 from .hosts import find_host
 from .loaded_adapter import LoadedAdapter
-from .patch import ActionPatch, check_fit
+from .patch import ActionPatch, check_fit, uncompiled
 from .wires import ActionWire, EchoReelWire
 
 
@@ -86,13 +87,14 @@ def apply_action(
     strength: float,
     start_percent: float = 0.0,
     end_percent: float = 1.0,
+    control: Control | None = None,
 ):
     """A clone of `model` with the action in its attention; `model` itself is not touched.
 
     Raises: ValueError in one sentence where model, adapter and action do not belong together.
     """
     config = echoreel.config
-    diffusion_model = model.get_model_object("diffusion_model")
+    diffusion_model = uncompiled(model.get_model_object("diffusion_model"))
     host = find_host(diffusion_model)
     if config.host != host.family:
         raise ValueError(
@@ -100,7 +102,7 @@ def apply_action(
             f"({host.family!r}): use an adapter that was trained for it."
         )
     check_fit(host, diffusion_model, {site.name: site.dim for site in config.sites})
-    channels = model.get_model_object("latent_format").latent_channels
+    channels = host.video_channels or model.get_model_object("latent_format").latent_channels
     if channels != config.prism.latent_channels:
         raise ValueError(
             f"The EchoReel adapter was trained on latents of {config.prism.latent_channels} channels, this "
@@ -125,6 +127,7 @@ def apply_action(
         strength=strength,
         start_percent=start_percent,
         end_percent=end_percent,
+        control=control or Control(),
     )
     patched.set_additional_models(key, [attentions])
     patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, patch.sampling)

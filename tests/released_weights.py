@@ -25,7 +25,11 @@ def draw(key: str, shape: list[int]) -> torch.Tensor:
     return noise * noise[0].numel() ** -0.5
 
 
+def shapes_of(layout: str) -> dict[str, list[int]]:
+    """Every key of `tests/fixtures/<layout>_layout.json` with its shape."""
+    return json.loads((FIXTURES / f"{layout}_layout.json").read_text())
+
+
 def make_state_dict(layout: str, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Tensors for every key of `tests/fixtures/<layout>_layout.json` that starts with `prefix`; keys are kept whole."""
-    shapes = json.loads((FIXTURES / f"{layout}_layout.json").read_text())
-    return {key: draw(key, shape) for key, shape in shapes.items() if key.startswith(prefix)}
+    """Tensors for every key of a layout that starts with `prefix`; keys are kept whole."""
+    return {key: draw(key, shape) for key, shape in shapes_of(layout).items() if key.startswith(prefix)}

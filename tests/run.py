@@ -2,12 +2,14 @@
 
 The core tests run in a virtual environment of their own (.venv-test). The host tests run in the Python of a real
 ComfyUI, found through COMFYUI_PATH, else at ~/ComfyUI; its Python is COMFYUI_PYTHON, else the one of the virtual
-environment inside it. Without a ComfyUI they are skipped, with one line that says so.
+environment inside it. Without a ComfyUI they are skipped, with one line that says so. The browser tests run there too,
+where Node and a Chromium are installed.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from echoreel_core.environment import TORCH, ensure_environment, python_of, read_requirements  # noqa: E402
 
-TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tomli; python_version < '3.11'"]
+TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tokenizers", "tomli; python_version < '3.11'"]
 PYTEST_ALONE = ["pytest", "exceptiongroup", "tomli"]
 """What pytest needs on any of the Pythons, all of it pure Python."""
 
@@ -62,6 +64,10 @@ def main(arguments: list[str]) -> int:
         folder, host_python = host
         environment = host_environment(folder, host_python, python)
         run(f"host tests on {folder}", [host_python, "-m", "pytest", "tests/host", *arguments], env=environment)
+        if npm := shutil.which("npm"):
+            install = [npm, "install", "--prefix", "tests/web", "--no-package-lock", "--no-audit", "--no-fund"]
+            run("what the browser tests need", install)
+        run("browser tests", [host_python, "-m", "pytest", "tests/web", *arguments], env=environment)
     run("core tests", [python, "-m", "pytest", "tests/core", *arguments])
     if failed:
         print(f"── FAILED: {', '.join(failed)}", flush=True)

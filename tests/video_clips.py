@@ -16,7 +16,7 @@ def bars(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     width, height = size
     columns = np.arange(width) * BITS // width
     row = ((index >> columns) & 1).astype(np.uint8) * 255
-    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
+    return np.tile(row[None, :, None], (height, 1, 3))
 
 
 def numbers(frames) -> list[int]:
@@ -25,6 +25,14 @@ def numbers(frames) -> list[int]:
     centres = [int((bit + 0.5) * width / BITS) for bit in range(BITS)]
     bits = (frames[:, height // 2, centres, 1] > 0.5).int().tolist()
     return [sum(bit << i for i, bit in enumerate(row)) for row in bits]
+
+
+def read_back(path: Path) -> tuple[np.ndarray, dict]:
+    """All frames [T, H, W, 3] of a video file, and what its stream says."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        facts = {"codec": stream.codec_context.name, "fps": stream.average_rate}
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]), facts
 
 
 def write_clip(

@@ -5,20 +5,42 @@ from __future__ import annotations
 import torch
 
 from .base import Host
+from .cogvideox import COGVIDEOX
+from .cosmos import COSMOS, COSMOS_PREDICT2
+from .hunyuan_video import HUNYUAN_VIDEO
+from .kandinsky5 import KANDINSKY5
+from .ltxv import LTXAV, LTXV
 from .lvdm import LVDM
+from .minimax import MINIMAX_H3
+from .mochi import MOCHI
+from .unet import ANIMATEDIFF, SVD
 from .wan import WAN
 
-HOSTS: tuple[Host, ...] = (LVDM, WAN)
+HOSTS: tuple[Host, ...] = (
+    LVDM,
+    SVD,
+    ANIMATEDIFF,
+    WAN,
+    LTXV,
+    LTXAV,
+    HUNYUAN_VIDEO,
+    MOCHI,
+    COSMOS,
+    COSMOS_PREDICT2,
+    COGVIDEOX,
+    MINIMAX_H3,
+    KANDINSKY5,
+)
 
 
 def find_host(diffusion_model: torch.nn.Module) -> Host:
-    """The table entry of a diffusion model, recognised by its class names.
+    """The table entry of a diffusion model, recognised by the names of its classes.
 
     Raises: ValueError naming the model and what is supported.
     """
-    class_names = {cls.__name__ for cls in type(diffusion_model).__mro__}
+    class_names = frozenset(cls.__name__ for cls in type(diffusion_model).__mro__)
     for host in HOSTS:
-        if class_names & host.class_names:
+        if host.recognises(diffusion_model, class_names):
             return host
     raise ValueError(
         f"EchoReel does not know the model {type(diffusion_model).__name__}. "

@@ -1,42 +1,60 @@
-"""Wan 2.1 and 2.2."""
+"""Wan 2.1 and 2.2 with all their variants."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import comfy.latent_formats
 import torch
 from torch import Tensor
 
-from ...echoreel_core.injection import Site
-from .base import Host, TokenGrid, sequence_from_frames, sequence_to_frames
+from ...echoreel_core.injection import AnySite, BranchSite, Site
+from .base import Host, TokenGrid, class_named, format_named, patched_grid, sequence_from_frames, sequence_to_frames
 
 
-def _sites(diffusion_model: torch.nn.Module) -> list[Site]:
-    return [Site(f"blocks.{i}", block, block.norm2) for i, block in enumerate(diffusion_model.blocks)]
+def _class_names(diffusion_model: torch.nn.Module) -> set[str]:
+    return {cls.__name__ for cls in type(diffusion_model).__mro__}
+
+
+def _sites(diffusion_model: torch.nn.Module) -> list[AnySite]:
+    blocks, dim = diffusion_model.blocks, diffusion_model.dim
+    if "WanAnimate2Model" in _class_names(diffusion_model):
+        # its blocks are not called as modules, but the attentions in them are
+        return [
+            BranchSite(f"blocks.{i}", block, dim, entry=block.norm3, branch=block.cross_attn)
+            for i, block in enumerate(blocks)
+        ]
+    return [Site(f"blocks.{i}", block, block.norm2, dim) for i, block in enumerate(blocks)]
 
 
 def _grid(diffusion_model: torch.nn.Module, latents: Tensor, kwargs: dict[str, Any]) -> TokenGrid:
-    frames, height, width = (
-        math.ceil(size / patch) for size, patch in zip(latents.shape[-3:], diffusion_model.patch_size, strict=True)
-    )
-    # a reference image goes in as one more frame before the clip's own
-    leading = diffusion_model.ref_conv is not None and kwargs.get("reference_latent") is not None
-    return TokenGrid(frames, height * width, first=height * width if leading else 0)
+    grid = patched_grid(latents, diffusion_model.patch_size)
+    names = _class_names(diffusion_model)
+    reference = kwargs.get("reference_latent")
+    first = leading = 0
+    if names & {"AnimateWanModel", "WanAnimate2Model"}:
+        first, leading = grid.positions, 1  # the latents' first frame is the place of the character's picture
+    if reference is not None and "SCAILWanModel" in names:
+        first += grid.positions * reference.shape[2]  # goes in as more frames before the clip's own
+    elif reference is not None and diffusion_model.ref_conv is not None:
+        first += grid.positions  # goes in as one more frame
+    return TokenGrid(grid.latent_frames, grid.size, first, leading, grid.patch_frames)
 
 
-def _latent_format(channels: int) -> comfy.latent_formats.LatentFormat:
-    return comfy.latent_formats.Wan22() if channels == 48 else comfy.latent_formats.Wan21()
+def _to_frames(hidden: Tensor, grid: TokenGrid) -> Tensor | None:
+    if hidden.shape[1] < grid.first + grid.frames * grid.positions:
+        return None  # Animate 2 runs the frames of its pose video through the same blocks
+    return sequence_to_frames(hidden, grid)
 
 
 WAN = Host(
     family="wan",
     title="Wan 2.1 and 2.2",
-    class_names=frozenset({"WanModel"}),
+    recognises=class_named("WanModel"),
     sites=_sites,
     grid=_grid,
-    to_frames=sequence_to_frames,
+    to_frames=_to_frames,
     from_frames=sequence_from_frames,
-    latent_format=_latent_format,
+    latent_format=format_named("Wan21", {48: "Wan22"}),
+    fps=16,
+    frames_per_latent=4,
 )

@@ -14,13 +14,21 @@ import av
 import numpy as np
 import pytest
 import torch
-from video_clips import SIZE, cut_by_edit_list, damage, numbers, turn, write_clip, write_long_clip, write_sound
+from video_clips import SIZE, bars, cut_by_edit_list, damage, numbers, turn, write_clip, write_long_clip, write_sound
 
 from echoreel_core.video import Sampling, VideoError, fit, read_video, select_images
 from echoreel_core.video_file import VideoFile
 
 ROOT = Path(__file__).parents[2]
 LONG = {"mode": "every_nth", "every_nth": 1}
+
+
+def bars_below_a_stripe(index: int, size: tuple[int, int]) -> np.ndarray:
+    """With a part that never changes, which an animated PNG stores once."""
+    image = bars(index, size)
+    image[: size[1] // 4] = 200
+    return image
+
 
 # file name, write_clip's arguments
 KINDS = {
@@ -40,7 +48,7 @@ KINDS = {
     "ffv1 mkv": ("a.mkv", {"codec": "ffv1"}),
     "mjpeg avi": ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
     "gif": ("a.gif", {"codec": "gif", "pix_fmt": "rgb8"}),
-    "apng": ("a.apng", {"codec": "apng", "pix_fmt": "rgb24"}),
+    "apng": ("a.apng", {"codec": "apng", "pix_fmt": "rgb24", "picture": bars_below_a_stripe}),
     "odd size": ("a.mkv", {"codec": "ffv1", "size": (81, 47)}),
 }
 
@@ -289,11 +297,11 @@ def test_fit_without_a_change_of_size_changes_nothing():
 
 
 def test_fit_is_antialiased():
-    """One-pixel stripes shrunk eightfold are grey; without antialiasing they stay black or white."""
+    """One white column in eight, shrunk eightfold, is an even grey; without antialiasing it is missed altogether."""
     image = torch.zeros(64, 64, 3)
-    image[:, ::2] = 1
+    image[:, ::8] = 1
     inner = fit(image, 8, 8)[:, 1:-1]
-    assert (inner - 0.5).abs().max() < 0.02
+    assert (inner - 1 / 8).abs().max() < 0.01
 
 
 def test_fit_center_cuts_the_sides_and_pad_adds_bars():
@@ -429,7 +437,7 @@ def test_questions_without_an_answer(clip):
         select_images(torch.zeros(0, 8, 8, 3), [], Fraction(0))
 
 
-def test_no_address_in_a_playlist_is_fetched(tmp_path):
+def test_no_address_is_fetched():
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -443,12 +451,7 @@ def test_no_address_in_a_playlist_is_fetched(tmp_path):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        playlist = tmp_path / "a.m3u8"
-        playlist.write_text(
-            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
-            f"http://127.0.0.1:{server.server_port}/a.ts\n#EXT-X-ENDLIST\n"
-        )
-        assert "a.m3u8" in refused(playlist)
+        assert "cannot be read" in refused(f"http://127.0.0.1:{server.server_port}/a.mp4")
     finally:
         server.shutdown()
         server.server_close()
@@ -461,23 +464,25 @@ def test_8k_pictures(tmp_path):
 
 
 @pytest.mark.heavy
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory of a process is read from /proc")
 def test_memory_of_ten_minutes_of_1080p(tmp_path):
     """16 frames spread over the clip take less than 200 MB above the process that has everything imported."""
-    if sys.platform == "win32":
-        pytest.skip("peak memory is read the Unix way")
     clip = tmp_path / "long.mp4"
     write_long_clip(clip, 10)
     script = textwrap.dedent(
         """
-        import resource, sys
+        import re, sys
         from echoreel_core.video import Sampling, read_video
-        idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        def memory(what):
+            return int(re.search(what + r":\\s*(\\d+) kB", open("/proc/self/status").read())[1]) // 1024
+
+        idle = memory("VmRSS")
         video = read_video(sys.argv[1], Sampling(frames=16, mode="even"))
         assert video.times[-1] > 599
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle) // 1024)
+        print(memory("VmHWM") - idle)
         """
     )
     result = subprocess.run([sys.executable, "-c", script, str(clip)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    megabytes = int(result.stdout) // (1024 if sys.platform == "darwin" else 1)
-    assert megabytes < 200
+    assert 12 < int(result.stdout) < 200

@@ -33,6 +33,32 @@ def wan_adapter(path, *, sites: int = 2, dim: int = 128, head_dim: int = 32, fre
     return load_adapter(str(path))
 
 
+def fresh_adapter(tiny, sites, position: str = "relative_bias") -> EchoReelAdapter:
+    """An adapter with a layer for every site of a tiny host, which adds nothing yet."""
+    torch.manual_seed(0)
+    config = AdapterConfig(
+        host=tiny.family,
+        prism=ActionPrismConfig(latent_channels=tiny.channels, text_width=16, **TINY_PRISM),
+        sites=tuple(SiteConfig(site.name, site.dim, 2, 16) for site in sites),
+        position=position,
+        max_distance=8,
+    )
+    return EchoReelAdapter(config)
+
+
+def adapter_for(path, tiny, sites, *, fresh: bool = False, position: str = "relative_bias"):
+    """Saves and loads such an adapter, its layers random or still fresh."""
+    adapter = fresh_adapter(tiny, sites, position)
+    if not fresh:
+        for attention in adapter.attentions:
+            torch.nn.init.normal_(attention.to_out.weight, std=0.5)
+            torch.nn.init.normal_(attention.to_out.bias, std=0.1)
+            if position == "relative_bias":
+                torch.nn.init.normal_(attention.position_bias)
+    adapter.save(path)
+    return load_adapter(str(path))
+
+
 def random_action(echoreel, frames: int = 4, seed: int = 7, batch: int = 1) -> Action:
     """An action of random tokens that belongs to this adapter."""
     width = echoreel.config.prism.action_dim

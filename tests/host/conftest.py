@@ -16,11 +16,16 @@ if not (COMFYUI / "comfy").is_dir():
     pytest.exit(f"host tests need a ComfyUI: none at {COMFYUI}, set COMFYUI_PATH", returncode=4)
 
 sys.path[:0] = [str(COMFYUI), str(ROOT / "tests")]
+sys.path.append(str(ROOT))  # behind the host, whose nodes.py goes before the pack's nodes
 sys.argv = [sys.argv[0], "--cpu"]  # the host reads its options from here at import
 
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # tiny models spend more time on waiting for other threads than on computing
 
 
 def _import_pack():
@@ -57,3 +62,23 @@ def folders(tmp_path_factory):
 def pack():
     """The pack as the host imported it."""
     return PACK
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A running ComfyUI with the pack, a toy checkpoint under the shipped workflows' name, and a clip, clip.mp4."""
+    from checkpoints import SHIPPED_NAME, save_as_deepspeed, toy_state_dict
+    from comfy_server import ComfyServer
+    from video_clips import write_clip
+
+    server = ComfyServer(tmp_path_factory.mktemp("server"))
+    save_as_deepspeed(toy_state_dict(), server.base / "models" / "checkpoints" / SHIPPED_NAME)
+    write_clip(server.base / "input" / "clip.mp4", 80, size=(320, 240))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    """What the running ComfyUI says of its nodes."""
+    return server.get("/object_info")

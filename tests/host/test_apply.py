@@ -111,7 +111,7 @@ def test_the_place_is_the_hosts_own(model, echoreel, action, apply_action):
     """The same numbers as the host's native hook, which sits after the text attention, before the feed-forward."""
     from echoreel_pack.nodes.hosts.base import TokenGrid, sequence_to_frames
 
-    grid = TokenGrid(3, 12)
+    grid = TokenGrid(3, (4, 3))
     native = model.clone()
     roles = {1: "negative", 0: "positive"}
 

@@ -1,0 +1,256 @@
+"""What a training step costs: against the frozen model's forward pass, in memory, with and without the cache, and in
+two processes against one. Ratios and medians of one run; random weights, so nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import timing  # noqa: E402
+import torch  # noqa: E402
+
+from echoreel_core.action_prism import ActionPrismConfig  # noqa: E402
+from echoreel_core.adapter import EchoReelAdapter  # noqa: E402
+from echoreel_core.autoencoder import Autoencoder, AutoencoderConfig  # noqa: E402
+from echoreel_core.lvdm import LVDMConfig, LVDMUNet  # noqa: E402
+from echoreel_core.text import CLIPTextEncoder, TextConfig  # noqa: E402
+from echoreel_core.training.adapters import default_adapter_config, parameter_count  # noqa: E402
+from echoreel_core.training.cache import CachedPairs, build_cache  # noqa: E402
+from echoreel_core.training.config import TrainingSettings, VideoSettings  # noqa: E402
+from echoreel_core.training.loop import Trainer  # noqa: E402
+from echoreel_core.training.lvdm_host import LVDMEncoders, LVDMHost  # noqa: E402
+from echoreel_core.training.pairs import Clip, Pair  # noqa: E402
+from echoreel_core.training.processes import AcceleratedProcesses  # noqa: E402
+from echoreel_core.video import read_video  # noqa: E402
+from echoreel_core.video_write import write_video  # noqa: E402
+
+FRAMES = 16
+SIZES = {
+    "embedded": {
+        "unet": LVDMConfig(
+            model_channels=64,
+            channel_mult=(1, 2),
+            res_blocks=1,
+            attention_levels=(True, True),
+            heads=4,
+            context_dim=64,
+        ),
+        "prism": {"width": 80, "depth": 2, "heads": 4, "head_dim": 20},
+        "vae": AutoencoderConfig(channels=32, multipliers=(1, 1, 2), blocks=1),
+        "text": TextConfig(width=64, depth=2, feed_forward=256),
+        "pixels": 32,
+    },
+    "released": {
+        "unet": LVDMConfig(),
+        "prism": {name: getattr(ActionPrismConfig(), name) for name in ("width", "depth", "heads", "head_dim")},
+        "vae": AutoencoderConfig(),
+        "text": TextConfig(),
+        "pixels": 256,
+    },
+}
+
+
+def make_trainer(size: str, folder: Path, settings: TrainingSettings, device: str) -> Trainer:
+    """A trainer with random weights on the cache in `folder`."""
+    sizes, processes = SIZES[size], AcceleratedProcesses(device)
+    torch.manual_seed(0)
+    side = sizes["pixels"] // sizes["vae"].factor
+    with processes.device:
+        host = LVDMHost(LVDMUNet(sizes["unet"]))
+        config = default_adapter_config(
+            "lvdm",
+            [(site.name, site.dim) for site in host.sites()],
+            latent_channels=4,
+            latent_size=(side, side),
+            latent_frames=FRAMES,
+            text_width=sizes["unet"].context_dim,
+            block_heads=sizes["unet"].heads,
+            **sizes["prism"],
+        )
+        adapter = EchoReelAdapter(config)
+    for attention in adapter.attentions:  # at zero, the gradient of all before it would be zero too
+        torch.nn.init.normal_(attention.to_out.weight, std=0.02)
+    return Trainer(host, adapter, CachedPairs(folder), settings, processes)
+
+
+def make_encoders(size: str, device: str) -> LVDMEncoders:
+    """VAE and text encoder with random weights; the tokenizer is a stand-in of the same length."""
+    with torch.device(device):
+        vae, text = Autoencoder(SIZES[size]["vae"]).eval(), CLIPTextEncoder(SIZES[size]["text"]).eval()
+    return LVDMEncoders(vae, text, lambda texts: torch.full((len(texts), 77), 49407), "benchmark")
+
+
+def make_data(size: str, folder: Path, count: int = 8) -> tuple[list[Pair], VideoSettings]:
+    """Clips of noise at twice the model's size, as pairs."""
+    pixels, generator, clips = SIZES[size]["pixels"], torch.Generator().manual_seed(0), []
+    for number in range(count):
+        frames = torch.rand(4 * FRAMES, 2 * pixels, 2 * pixels, 3, generator=generator)
+        write_video(folder / f"{number}.mp4", frames, 25)
+        clips.append(Clip(folder / f"{number}.mp4", f"clip {number}"))
+    pairs = [Pair(clip, (clips[number - 1],)) for number, clip in enumerate(clips)]
+    return pairs, VideoSettings(frames=FRAMES, width=pixels, height=pixels)
+
+
+def medians(works: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds of each."""
+
+    def waited_for(work: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+
+        return run
+
+    seconds = timing.interleaved(
+        {name: waited_for(work) for name, work in works.items()}, options.repeats, options.cpu_time
+    )
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _status(entry: str) -> int:
+    return int(re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1)) * 1024
+
+
+def step_memory(trainer: Trainer) -> int | None:
+    """Bytes that one step takes on top of what is there between steps; None where that can not be told."""
+    trainer.train_step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    if trainer.processes.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        trainer.train_step()
+        return torch.cuda.max_memory_allocated() - before
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # starts the peak anew
+    before = _status("VmRSS")
+    trainer.train_step()
+    return _status("VmHWM") - before
+
+
+def worker(options: argparse.Namespace) -> None:
+    """One process of those measured: prints the median seconds of a step and its memory."""
+    torch.set_num_threads(max(1, options.threads // int(os.environ.get("WORLD_SIZE", 1))))
+    settings = TrainingSettings(batch_size=options.batch, gradient_checkpointing=options.gradient_checkpointing)
+    trainer = make_trainer(options.size, options.worker, settings, options.device)
+    seconds = medians({"step": trainer.train_step}, options)["step"]
+    memory = step_memory(trainer)
+    if trainer.processes.rank == 0:
+        print(json.dumps([seconds, memory]))
+
+
+def in_processes(count: int, options: argparse.Namespace, folder: Path, *more: str) -> tuple[float, int | None]:
+    """(seconds, bytes in the first process) of a step of `options.batch` pairs spread over so many processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)] if count > 1 else []
+    arguments = ["--size", options.size, "--device", options.device, "--repeats", str(options.repeats)]
+    arguments += ["--batch", str(options.batch // count), "--worker", str(folder), *more]
+    arguments += ["--threads", str(options.threads)]
+    out = subprocess.run([sys.executable, *launch, __file__, *arguments], check=True, capture_output=True, text=True)
+    seconds, memory = json.loads(out.stdout.strip().splitlines()[-1])
+    return seconds, memory
+
+
+def compare_work(options: argparse.Namespace, folder: Path) -> None:
+    """Forward pass, step, and the ways to come by a batch; fills the cache in `folder`."""
+    pairs, video = make_data(options.size, folder)
+    encoders = make_encoders(options.size, options.device)
+    build_cache(folder, pairs, encoders, video)
+    settings = TrainingSettings(batch_size=options.batch)
+    trainer = make_trainer(options.size, folder, settings, options.device)
+    device = trainer.processes.device
+    sparing = Trainer(
+        trainer.host, trainer.adapter, trainer.pairs, replace(settings, gradient_checkpointing=True), trainer.processes
+    )
+    batch, draws = trainer._batch(range(options.batch))
+    timesteps = trainer.host.noise_level(draws.u).time.to(device)
+
+    @torch.no_grad()
+    def forward() -> None:
+        trainer.host.predict(batch.target, timesteps, batch.prompt)
+
+    @torch.no_grad()
+    def adapted_forward() -> None:
+        with trainer.loss(batch, draws):
+            pass
+
+    def cached() -> None:
+        trainer.pairs.batch(range(options.batch), [0] * options.batch)
+
+    def uncached() -> None:
+        for pair in pairs[: options.batch]:
+            for clip in (pair.target, *pair.references):
+                frames = read_video(clip.path, video.choice(), width=video.width, height=video.height).frames
+                encoders.encode_video(frames)
+                encoders.encode_text([clip.caption])
+
+    works = {
+        "forward pass of the frozen model": forward,
+        "the same with prism and added layers": adapted_forward,
+        "training step": trainer.train_step,
+        "… with gradient checkpointing": sparing.train_step,
+    }
+    reading = {"reading the batch from the cache": cached, "making it from the videos": uncached}
+    seconds = medians({**works, **reading}, options)
+    trained = parameter_count(trainer.adapter.config) / 1e6
+    frozen = sum(p.numel() for p in trainer.host.model.parameters()) / 1e6
+    threads = f", {options.threads} threads" if device.type == "cpu" else ""
+    threads += ", CPU time" if options.cpu_time else ""
+    print(f"{options.size} size, batch {options.batch}, {device}{threads}, medians of {options.repeats}")
+    print(f"frozen {frozen:.1f} M parameters, trained {trained:.1f} M\n")
+    unit, step = seconds["forward pass of the frozen model"], seconds["training step"]
+    for name in works:
+        print(f"{name:38} {seconds[name]:8.3f} s  {seconds[name] / unit:6.2f} x the forward pass")
+    for name in reading:
+        print(f"{name:38} {seconds[name]:8.3f} s  {seconds[name] / step:6.3f} x the step")
+
+
+def compare_processes(options: argparse.Namespace, folder: Path) -> None:
+    """One and two processes, and the memory of a step."""
+    one, memory = in_processes(1, options, folder)
+    _, sparing_memory = in_processes(1, options, folder, "--gradient-checkpointing")
+    two, _ = in_processes(2, options, folder)
+    print(f"{'the step in two processes':38} {two:8.3f} s  {two / one:6.2f} x in one, {one:.3f} s")
+    if memory and sparing_memory:
+        print(f"{'memory of a step':38} {memory / 2**20:8.0f} MB")
+        name = "… with gradient checkpointing"
+        print(f"{name:38} {sparing_memory / 2**20:8.0f} MB {sparing_memory / memory:6.2f} x")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = timing.arguments(__doc__, repeats=7)
+    parser.add_argument("--size", choices=SIZES, default="embedded")
+    parser.add_argument("--batch", type=int, default=4, help="pairs of a step; even")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--gradient-checkpointing", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker:
+        worker(options)
+        return
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        compare_work(options, Path(folder))
+        compare_processes(options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

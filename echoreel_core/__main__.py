@@ -1,0 +1,35 @@
+"""EchoReel without a host: python -m echoreel_core COMMAND."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import convert
+
+COMMANDS = {"convert": convert}
+"""Each a module with `add_arguments(parser)` and `run(arguments)`, which yields the lines to print."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, or 1 with one line on stderr where it could not do its work."""
+    parser = argparse.ArgumentParser(prog="python -m echoreel_core", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=module.__doc__, description=module.__doc__))
+    arguments = parser.parse_args(argv)
+    try:
+        for line in COMMANDS[arguments.command].run(arguments):
+            print(line, flush=True)
+    except ValueError as error:
+        print(f"{arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{arguments.command}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""`python -m echoreel_core.training check|cache|train CONFIG`, alone or under `accelerate launch`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .adapters import parameter_count
+from .cache import CachedPairs, build_cache, read_manifest, request
+from .check import check_files, framings, summary
+from .config import Config, read_config
+from .loop import StepResult, Trainer
+from .pairs import read_pairs
+from .processes import AcceleratedProcesses, Processes
+from .released import ReleasedModel
+from .run import TrainingRun
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def check(config: Config) -> int:
+    """One line per file, then a summary; 1 where nothing can be used."""
+    pairs = read_pairs(config.data)
+    reports = []
+    for report in check_files(framings(pairs, config.video, config.reference)):
+        print(report.line, flush=True)
+        reports.append(report)
+    print(*summary(reports, pairs), sep="\n")
+    return int(all(report.verdict == "bad" for report in reports))
+
+
+def cache(config: Config, model: ReleasedModel) -> int:
+    """Makes what the cache lacks."""
+
+    def progress(done: int, total: int, line: str) -> None:
+        print(f"[{done}/{total}] {line}", flush=True)
+
+    result = build_cache(
+        config.data.cache, read_pairs(config.data), model.encoders, config.video, config.reference, progress
+    )
+    print(f"{result.made} made, {result.found} were there, {len(result.bad)} files left out.")
+    print(f"{result.pairs} pairs, {result.held_out} of them held out for measuring.")
+    return 0
+
+
+def cache_is_current(config: Config, model: ReleasedModel) -> bool:
+    """Whether the cache is what the settings ask for; without the data, a finished cache is taken as it is."""
+    manifest = read_manifest(config.data.cache)
+    if manifest is None or not config.data.pairs.exists():
+        return manifest is not None
+    pairs = read_pairs(config.data)
+    return manifest["request"] == request(pairs, config.video, config.reference, model.identity)
+
+
+def train(config: Config, config_file: Path) -> int:
+    """Trains, carrying on from the latest checkpoint in the output folder."""
+    processes = start_processes(config.model.device)
+    model = ReleasedModel(config, processes.device)
+    main = processes.rank == 0
+    if main and not cache_is_current(config, model):
+        print("The cache is not complete: filling it first.", flush=True)
+        cache(config, model)
+    processes.barrier()
+    adapter = model.adapter()
+    pairs, held_out = CachedPairs(config.data.cache), CachedPairs(config.data.cache, held_out=True)
+    trainer = Trainer(model.host, adapter, pairs, config.training, processes)
+    wants_samples = main and config.output.sample_every
+    decode = model.encoders.decode_video if wants_samples else None
+    run = TrainingRun(trainer, config.output, facts(config, pairs), held_out, decode)
+    if main:
+        say = f"Training {parameter_count(adapter.config) / 1e6:.1f} million parameters on {len(pairs)} pairs"
+        print(f"{say}, {len(held_out)} held out, on {processes.count} x {processes.device}.", flush=True)
+        config.output.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config_file, config.output.folder / "config.toml")
+    changed = run.resume()
+    if changed is not None and main:
+        print(f"Carrying on after step {trainer.step}.", flush=True)
+        for name, value in changed.items():
+            print(f"  {name} was {value} so far, and is {getattr(config.training, name, 'gone')} from now on.")
+
+    stopper = Stopper()
+
+    def on_step(result: StepResult) -> None:
+        if main and (result.step % config.output.log_every == 0 or result.step == 1):
+            print(f"step {result.step}/{config.training.steps}  loss {result.loss:.4f}", flush=True)
+
+    with stopper:
+        final = run(on_step, stopper.asked)
+    if final is None:
+        if main:
+            print(f"Stopped after step {trainer.step}, saved. The same command carries on.")
+        return INTERRUPTED
+    if main:
+        print(f"Done: {final}")
+    return 0
+
+
+def facts(config: Config, pairs: CachedPairs) -> dict[str, Any]:
+    """What the adapter's file tells about its training."""
+    framing = config.reference or config.video
+    return {
+        "frames": framing.frames,
+        "fps": round(pairs.fps, 3),
+        "width": framing.width,
+        "height": framing.height,
+        "pairs": len(pairs),
+        "base_model": config.model.checkpoint.name,
+        "weighting": config.training.weighting,
+    }
+
+
+def start_processes(device: str) -> Processes:
+    """Accelerate's processes; without accelerate, one."""
+    try:
+        return AcceleratedProcesses(device)
+    except ImportError:
+        return Processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+class Stopper:
+    """Inside the `with`, the first Ctrl-C (or request to terminate) asks to stop after the step; the second stops."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def asked(self) -> bool:
+        """Whether to stop."""
+        return self._asked
+
+    def __enter__(self) -> Stopper:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m echoreel_core.training", description=__doc__)
+    commands = {
+        "check": "decode every clip once and say what will happen to it",
+        "cache": "make the latents and text tokens that training reads; goes on where it was interrupted",
+        "train": "train; goes on after the latest checkpoint of the output folder",
+    }
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, text in commands.items():
+        subparsers.add_parser(name, help=text, description=text).add_argument(
+            "config", type=Path, help="settings in TOML, see example.toml beside this program"
+        )
+    options = parser.parse_args(arguments)
+    try:
+        config = read_config(options.config)
+        if options.command == "check":
+            return check(config)
+        if options.command == "cache":
+            device = start_processes(config.model.device).device
+            return cache(config, ReleasedModel(config, device))
+        return train(config, options.config)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Checkpoints of a run: a folder each, which appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapter import read_adapter
+from ..files import read_description, read_tensors, write_safetensors
+from .loop import Trainer
+
+ADAPTER_FILE = "adapter.safetensors"
+STATE_FILE = "state.safetensors"
+STATE_KIND, STATE_VERSION = "training state", 1
+PARTIAL = ".part"
+_NAME = re.compile(r"step-(\d+)")
+
+
+def list_checkpoints(folder: str | os.PathLike) -> list[Path]:
+    """The complete checkpoints in `folder`, oldest first."""
+    folder = Path(folder)
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name).group(1)))
+
+
+def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[str, Any], keep: int = 3) -> Path:
+    """Writes `folder/step-<n>` and removes all but the `keep` latest checkpoints.
+
+    Args:
+        facts: for the adapter's `training` description.
+
+    Returns: the checkpoint's folder; the adapter in it can be used as it is.
+    """
+    folder = Path(folder)
+    final = folder / f"step-{trainer.step:07d}"
+    partial = final.with_name(final.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_adapter(trainer, partial / ADAPTER_FILE, facts)
+    tensors, values = trainer.state()
+    description = {"format": STATE_KIND, "version": STATE_VERSION, **values, "settings": asdict(trainer.settings)}
+    write_safetensors(partial / STATE_FILE, tensors, description)
+    if final.exists():  # the same step, saved again: swap, so that there is always a whole one
+        old = final.with_name(final.name + ".old" + PARTIAL)
+        os.replace(final, old)
+        os.replace(partial, final)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, final)
+    for outdated in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(outdated)
+    return final
+
+
+def write_adapter(
+    trainer: Trainer, path: str | os.PathLike, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes the adapter as it stands, for use: one safetensors file with `facts` in its description."""
+    config = replace(trainer.adapter.config, training={**facts, "steps": trainer.step})
+    write_safetensors(path, trainer.adapter.state_dict(), config.to_json(), dtype=dtype)
+
+
+def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
+    """Carries the run of a checkpoint on.
+
+    Returns: those of its settings that are different now, by name, as they were.
+    Raises: ValueError where it is damaged or of another adapter.
+    """
+    checkpoint = Path(checkpoint)
+    config, weights = read_adapter(checkpoint / ADAPTER_FILE)
+    if replace(config, training={}) != replace(trainer.adapter.config, training={}):
+        raise ValueError(
+            f"The run in {checkpoint.parent} trains an adapter of other sizes: choose another output folder, or "
+            "the sizes it began with."
+        )
+    description = read_description(checkpoint / STATE_FILE, STATE_KIND, STATE_VERSION)
+    trainer.load_state(weights, read_tensors(checkpoint / STATE_FILE), description)
+    now = json.loads(json.dumps(asdict(trainer.settings)))
+    return {name: value for name, value in description["settings"].items() if now.get(name) != value}

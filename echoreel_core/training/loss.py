@@ -1,0 +1,112 @@
+"""What a noisy clip is made of, what the model ought to say about it, and how much each noise level counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .host import NoiseLevel, Prediction
+
+Weighting = Literal["none", "clean", "velocity", "min-snr"]
+WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
+
+GOLDEN = 0.6180339887498949
+
+
+def seed_of(*parts: object) -> int:
+    """A 32-bit seed that depends on all parts; torch's CPU generator takes no more."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides about the samples of a batch.
+
+    Attributes:
+        u: [B] noise levels, 0 (clean) to 1.
+        noise: [B, C, T, H, W].
+        drop_text, drop_reference: [B] booleans.
+    """
+
+    u: Tensor
+    noise: Tensor
+    drop_text: Tensor
+    drop_reference: Tensor
+
+
+def draw(
+    seed: int,
+    samples: Sequence[int],
+    shape: Sequence[int],
+    *,
+    noise_bias: float = 0.0,
+    text_dropout: float = 0.0,
+    reference_dropout: float = 0.0,
+) -> Draws:
+    """Draws for the samples of these running numbers, each a function of (seed, number) alone.
+
+    So nothing has to be stored to continue a run exactly, and neither the batch size, gradient accumulation nor the
+    number of processes changes what is drawn. The noise levels run through [0, 1) in steps of the golden ratio, which
+    spreads those of any few consecutive samples evenly (low-discrepancy sampler, Kingma et al. 2021, appendix I).
+
+    Args:
+        shape: [C, T, H, W] of the latents.
+        noise_bias: density of u is (1 + bias) · u^bias, so 0 is uniform and more leans to the noisy end.
+    """
+    start = seed_of(seed, "noise level") / 2**32
+    u, noise, chances = [], [], []
+    for sample in samples:
+        generator = torch.Generator().manual_seed(seed_of(seed, sample))
+        u.append((start + sample * GOLDEN) % 1.0)
+        chances.append(torch.rand(2, generator=generator))
+        noise.append(torch.randn(*shape, generator=generator))
+    chance = torch.stack(chances)
+    return Draws(
+        u=torch.tensor(u, dtype=torch.float64) ** (1 / (1 + noise_bias)),
+        noise=torch.stack(noise),
+        drop_text=chance[:, 0] < text_dropout,
+        drop_reference=chance[:, 1] < reference_dropout,
+    )
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).reshape(-1, *[1] * (like.dim() - 1))
+
+
+def add_noise(latents: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+    """signal · latents + noise level · noise, each sample at its own level."""
+    return _per_sample(level.signal, latents) * latents + _per_sample(level.noise, latents) * noise
+
+
+def target(prediction: Prediction, latents: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+    """What the model ought to predict."""
+    if prediction == "noise":
+        return noise
+    if prediction == "flow":
+        return noise - latents
+    return _per_sample(level.signal, latents) * noise - _per_sample(level.noise, latents) * latents
+
+
+def loss_weight(weighting: Weighting, prediction: Prediction, level: NoiseLevel, gamma: float = 5.0) -> Tensor:
+    """Factor [B] on the model's own squared error, so that the loss is:
+
+    - "none": that error as it is;
+    - "clean": the error of the clean latents it implies (noise prediction: 1 / SNR);
+    - "velocity": that of the velocity, (SNR + 1) times the clean latents' (Salimans & Ho 2022);
+    - "min-snr": min(SNR, gamma) times the clean latents' (Hang et al. 2023).
+
+    SNR = signal² / noise². An error in the clean latents shows in the model's own prediction SNR times (noise),
+    SNR + 1 times (velocity) or 1 / noise² times (flow). Both sides are multiplied by noise² here, which leaves nothing
+    to divide by zero at the clean end.
+    """
+    signal, noise = level.signal.square(), level.noise.square()
+    if weighting == "none":
+        return torch.ones_like(signal)
+    wanted = {"clean": noise, "velocity": signal + noise, "min-snr": torch.minimum(signal, gamma * noise)}[weighting]
+    own = {"noise": signal, "velocity": signal + noise, "flow": torch.ones_like(signal)}[prediction]
+    return wanted / own

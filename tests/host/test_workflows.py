@@ -1,0 +1,122 @@
+"""The shipped workflows against a running ComfyUI: every node, socket, value and link is one that it has."""
+
+import copy
+import json
+import re
+from urllib.parse import quote
+
+import pytest
+from workflow_files import ALWAYS, MUTED, ROOT, SHIPPED, load, of_type, problems, to_prompt
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+TEXT_TO_VIDEO = load(ROOT / "workflows" / "EchoReel text to video.json")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+
+
+def test_there_are_shipped_workflows():
+    assert {path.stem for path in SHIPPED} >= {
+        "EchoReel text to video",
+        "EchoReel two references",
+        "EchoReel save and load an action",
+    }
+
+
+@shipped
+def test_opens_without_a_complaint(path, object_info):
+    assert problems(load(path), object_info) == []
+
+
+@shipped
+def test_is_offered_as_a_template(path, server):
+    """The host takes templates from a flat folder, and from only one of the names it knows."""
+    (pack,) = (names for names in server.get("/workflow_templates").items() if path.stem in names[1])
+    served = server.get(f"/api/workflow_templates/{pack[0]}/{quote(path.name)}")
+    assert served == load(path)
+
+
+@shipped
+def test_names_the_pack_and_where_to_get_the_model(path):
+    workflow = load(path)
+    ours = [node for node in workflow["nodes"] if node["type"].startswith("EchoReel")]
+    assert ours
+    for node in ours:
+        assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == (PROJECT["name"], PROJECT["version"])
+    for loader in of_type(workflow, "EchoReelLoadCheckpoint"):
+        (hint,) = loader["properties"]["models"]
+        assert hint["name"] == loader["widgets_values"][0]
+        assert hint["directory"] == "checkpoints"
+    (note,) = of_type(workflow, "MarkdownNote")
+    assert hint["url"] in note["widgets_values"][0]
+
+
+@shipped
+def test_nothing_overlaps(path):
+    """Nodes keep the distance that the taller nodes of the page's newer renderer need."""
+    nodes = load(path)["nodes"]
+    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in nodes]
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[i + 1 :]:
+            apart = right <= other[0] or other[2] <= left or bottom + 70 <= other[1] or other[3] + 70 <= top
+            assert apart, (nodes[i]["type"], other)
+
+
+def test_the_api_form_is_what_the_page_sends(object_info):
+    """Links become [node, output], notes go, widgets get names; the browser test compares with the page itself."""
+    prompt = to_prompt(TEXT_TO_VIDEO, object_info)
+    ids = {node["type"]: str(node["id"]) for node in TEXT_TO_VIDEO["nodes"]}
+    assert "MarkdownNote" not in {node["class_type"] for node in prompt.values()}
+    sampler = prompt[ids["KSampler"]]["inputs"]
+    assert sampler["model"] == [ids["EchoReelApply"], 0]
+    assert sampler["latent_image"] == [ids["EmptyLatentImage"], 0]
+    assert (sampler["steps"], sampler["cfg"], sampler["sampler_name"]) == (50, 12, "euler_ancestral")
+    assert prompt[ids["EchoReelLoadReferenceVideo"]]["inputs"]["crop"] == "stretch"
+
+
+MUTANTS = {
+    "unknown node type": lambda w: w["nodes"][1].update(type="EchoReelGone"),
+    "no pos": lambda w: w["nodes"][1].pop("pos"),
+    "none of": lambda w: of_type(w, "KSampler")[0]["widgets_values"].__setitem__(4, "gone"),
+    "outside 1 to 10000": lambda w: of_type(w, "KSampler")[0]["widgets_values"].__setitem__(2, 0),
+    "no FLOAT": lambda w: of_type(w, "KSampler")[0]["widgets_values"].pop(1),
+    "7 widgets": lambda w: of_type(w, "KSampler")[0]["widgets_values"].append("more"),
+    "has no input gone": lambda w: of_type(w, "KSampler")[0]["inputs"][0].update(name="gone"),
+    "model is not connected": lambda w: of_type(w, "KSampler")[0]["inputs"][0].update(link=None),
+    "outputs are": lambda w: of_type(w, "EchoReelLoadCheckpoint")[0]["outputs"][0].update(type="CLIP"),
+    "carries LATENT into VAEDecode.vae": lambda w: of_type(w, "VAEDecode")[0]["inputs"][0].update(name="vae"),
+    "not listed where it starts": lambda w: of_type(w, "VAEDecode")[0]["outputs"][0].update(links=[]),
+    "missing node": lambda w: w["links"][0].__setitem__(3, 999),
+    "missing link": lambda w: w["links"].pop(0),
+    "same id": lambda w: w["nodes"][1].update(id=w["nodes"][2]["id"]),
+    "is no version": lambda w: w["nodes"][1]["properties"].update(ver="newest"),
+    "model hint": lambda w: w["nodes"][1]["properties"]["models"][0].pop("url"),
+    "no last_link_id": lambda w: w.pop("last_link_id"),
+    "'clip.mp4', none of": lambda w: of_type(w, "EchoReelLoadReferenceVideo")[0]["widgets_values"].__setitem__(
+        0, "clip.mp4"
+    ),
+}
+
+
+@pytest.mark.parametrize("complaint", MUTANTS)
+def test_the_check_finds(complaint, object_info):
+    damaged = copy.deepcopy(TEXT_TO_VIDEO)
+    MUTANTS[complaint](damaged)
+    assert any(complaint in problem for problem in problems(damaged, object_info)), problems(damaged, object_info)
+
+
+def test_the_saved_actions_half_is_muted_until_there_is_a_file():
+    workflow = load(ROOT / "workflows" / "EchoReel save and load an action.json")
+    modes = {node["type"]: node["mode"] for node in workflow["nodes"]}
+    assert modes["EchoReelSaveAction"] == modes["EchoReelActionPrismEncode"] == ALWAYS
+    assert modes["EchoReelLoadAction"] == modes["KSampler"] == modes["SaveVideo"] == MUTED
+
+
+def test_every_node_is_registered_and_listed(object_info):
+    """One bad schema makes the host drop the whole pack without an error."""
+    listed = json.loads((ROOT / "node_list.json").read_text(encoding="utf-8"))
+    registered = {id_: spec["display_name"] for id_, spec in object_info.items() if re.match("EchoReel", id_)}
+    assert registered == listed

@@ -1,0 +1,71 @@
+// node check.mjs TASK.json: goes through every shipped workflow as a user would, in one renderer of the page.
+// Writes what was found to the task's "report": {problems, prompts, bypassed, saved, reopened}.
+import fs from 'fs';
+import path from 'path';
+import { Page, read } from './page.mjs';
+
+const task = read(process.argv[2]); // url, renderer, chromium, workflows, clip, saved, shots, report
+const page = await Page.open(task);
+const report = { problems: page.problems, prompts: {}, bypassed: {} };
+
+/** Few steps on small frames. */
+const makeQuick = () => page.page.evaluate(() => {
+  const values = { KSampler: { seed: 1, control_after_generate: 'fixed', steps: 2 }, EmptyLatentImage: { width: 64, height: 64 } };
+  for (const node of app.graph.nodes) {
+    for (const widget of node.widgets ?? []) {
+      const value = values[node.type]?.[widget.name];
+      if (value !== undefined) widget.value = value;
+    }
+  }
+});
+
+const showsTheVideo = async (name) => {
+  const videos = await page.videos();
+  page.check(videos.some(([width, height, seconds]) => width === 64 && height === 64 && seconds === 2),
+    `${name}: the video is not shown, only ${JSON.stringify(videos)}`);
+};
+
+const overlaps = (boxes) => boxes.flatMap((a, i) => boxes.slice(i + 1).filter((b) =>
+  a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height)
+  .map((b) => `${a.title} lies over ${b.title}`));
+
+try {
+  for (const file of task.workflows) {
+    const name = path.basename(file, '.json');
+    const workflow = read(file);
+    await page.drop(workflow, name);
+    report.prompts[name] = await page.prompt();
+    await page.shot(`${name}, opened`);
+    const clips = workflow.nodes.filter((node) => node.type === 'EchoReelLoadReferenceVideo').length;
+    for (let i = 0; i < clips; i++) await page.upload('EchoReelLoadReferenceVideo', task.clip, i);
+    await makeQuick();
+    await page.run(name);
+    if (workflow.nodes.some((node) => node.type === 'SaveVideo' && node.mode === 0)) {
+      await showsTheVideo(name);
+    } else { // the second half: load what the first has saved
+      await page.useSavedAction();
+      await page.run(`${name}, loading`);
+      await showsTheVideo(name);
+    }
+    await page.shot(`${name}, ran`);
+    for (const overlap of overlaps(await page.boxes())) page.check(false, `${name}: ${overlap}`);
+  }
+
+  const [first] = task.workflows.filter((file) => file.includes('text to video'));
+  await page.drop(read(first), 'bypass');
+  report.bypassed = await page.bypassed('EchoReelApply');
+
+  await makeQuick();
+  report.saved = await page.saveAs(`saved in ${task.renderer}`);
+  await page.load();
+  await page.drop(read(path.join(task.saved, `saved in ${task.renderer}.json`)), 'saved');
+  report.reopened = await page.serialized();
+
+  await page.openTemplate('comfyui-echoreel', path.basename(first, '.json'));
+} catch (error) {
+  page.problems.push(`stopped: ${error.stack.slice(0, 800)}`);
+  await page.page.screenshot({ path: path.join(task.shots, `stopped ${task.renderer}.png`) });
+} finally {
+  await page.close();
+}
+fs.writeFileSync(task.report, JSON.stringify(report));

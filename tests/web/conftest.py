@@ -1,0 +1,50 @@
+"""Browser tests: the page of a real ComfyUI, seen by a real browser. tests/run.py starts them in the host's Python."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent / "host"), str(HERE.parent)]
+sys.path.append(str(HERE.parents[1]))
+
+from comfy_server import COMFYUI, ComfyServer  # noqa: E402
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def tools() -> dict[str, str]:
+    """Node and a Chromium; both can be named, as NODE and CHROMIUM."""
+    node = os.environ.get("NODE") or shutil.which("node")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    module = HERE / "node_modules" / "playwright-core"
+    needed = {"Node": node, "Chromium": chromium, f"ComfyUI at {COMFYUI}": (COMFYUI / "main.py").is_file()}
+    lacking = [name for name, there in needed.items() if not there]
+    if not module.is_dir():
+        lacking.append("playwright-core (npm install --prefix tests/web)")
+    if lacking:
+        pytest.skip(f"BROWSER TESTS SKIPPED: there is no {', no '.join(lacking)}")
+    return {"node": node, "chromium": chromium}
+
+
+@pytest.fixture(scope="session")
+def server(tools, tmp_path_factory):
+    """A running ComfyUI with the pack and a toy checkpoint under the shipped workflows' name."""
+    from checkpoints import SHIPPED_NAME, save_as_deepspeed, toy_state_dict
+
+    server = ComfyServer(tmp_path_factory.mktemp("server"))
+    save_as_deepspeed(toy_state_dict(), server.base / "models" / "checkpoints" / SHIPPED_NAME)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    """What the running ComfyUI says of its nodes."""
+    return server.get("/object_info")

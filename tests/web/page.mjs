@@ -1,0 +1,203 @@
+// The page of a running ComfyUI in a real browser: opening, running and saving workflows as a user does.
+import { chromium } from 'playwright-core';
+import fs from 'fs';
+import path from 'path';
+
+// What the host's own page logs. An error while a pack's script loads carries no address, so everything else counts.
+const HOST_NOISE = /^(Failed to load resource|ComfyApp graph accessed before)|violates the (following|document's) Content Security Policy/;
+const ERROR_BOXES = '[data-testid=error-overlay],[role=dialog],.p-dialog,.p-toast-message';
+const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  '--disable-component-update', '--disable-sync'];
+
+export class Page {
+  problems = [];
+
+  /** url: of the server; renderer: 'classic' or 'nodes2'; shots: folder for screenshots. */
+  static async open({ url, renderer, shots, chromium: executablePath }) {
+    const settings = {
+      'Comfy.TutorialCompleted': true, 'Comfy.VueNodes.Enabled': renderer === 'nodes2', 'Comfy.Minimap.Visible': false,
+      'Comfy.RightSidePanel.IsOpen': false, 'Comfy.Workflow.Persist': false, 'Comfy.Locale': 'en',
+      'Comfy.Validation.Workflows': true, 'Comfy.Workflow.WorkflowTabsPosition': 'Topbar',
+    }; // kept on the server, so they have to be there before the page opens
+    const headers = { 'content-type': 'application/json' };
+    await fetch(`${url}/settings`, { method: 'POST', headers, body: JSON.stringify(settings) });
+    const self = Object.assign(new Page(), { url, renderer, shots });
+    self.browser = await chromium.launch({ executablePath, headless: true, args: FLAGS });
+    const context = await self.browser.newContext({ viewport: { width: 1900, height: 1100 }, locale: 'en-US' });
+    self.page = await context.newPage();
+    self.page.setDefaultTimeout(60000);
+    self.page.on('console', (m) => m.type() === 'error' && self.#log(m.text(), m.location().url));
+    self.page.on('pageerror', (e) => self.#log(`${e.message} ${e.stack?.slice(0, 600)}`, ''));
+    await self.page.route((to) => to.origin !== new URL(url).origin, (route) => route.abort()); // nothing leaves
+    await self.load();
+    return self;
+  }
+
+  async load() {
+    await this.page.goto(this.url, { waitUntil: 'domcontentloaded' });
+    await this.page.waitForFunction(() => window.app?.vueAppReady, null, { timeout: 120000 });
+    await this.page.locator('#graph-canvas').waitFor();
+    await this.page.locator('[data-testid=queue-button]').first().waitFor();
+    await this.settle();
+    await this.page.evaluate(() => {
+      window.runs = [];
+      for (const type of ['executed', 'execution_success', 'execution_error', 'execution_interrupted']) {
+        app.api.addEventListener(type, ({ detail }) => runs.push({ type, output: detail?.output, message: detail?.exception_message }));
+      }
+    });
+  }
+
+  #log(text, from) {
+    if (!HOST_NOISE.test(text) || from.includes('/extensions/comfyui-echoreel/')) {
+      this.problems.push(`logged: ${text.slice(0, 600)} ${from}`);
+    }
+  }
+
+  check(holds, what) {
+    if (!holds) this.problems.push(what);
+  }
+
+  /** The page has drawn what it was told to: two frames, and a moment for what it does by timer. */
+  settle = () => this.page.evaluate(() => new Promise((done) =>
+    setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 800)));
+
+  errors = () => this.page.evaluate((boxes) => [...document.querySelectorAll(boxes)]
+    .filter((box) => box.getBoundingClientRect().width > 0)
+    .map((box) => box.innerText.replace(/\s+/g, ' ').slice(0, 300)), ERROR_BOXES);
+
+  /** Drops a workflow on the canvas. */
+  async drop(workflow, name) {
+    await this.page.evaluate(({ text, name }) => {
+      const dataTransfer = new DataTransfer();
+      dataTransfer.items.add(new File([text], `${name}.json`, { type: 'application/json' }));
+      for (const type of ['dragenter', 'dragover', 'drop']) {
+        document.querySelector('#graph-canvas').dispatchEvent(new DragEvent(type,
+          { bubbles: true, cancelable: true, dataTransfer, clientX: 800, clientY: 500 }));
+      }
+    }, { text: JSON.stringify(workflow), name });
+    await this.page.waitForFunction((count) => app.graph.nodes.length === count, workflow.nodes.length);
+    await this.settle();
+    const unknown = await this.page.evaluate(() => app.graph.nodes.map((node) => node.type)
+      .filter((type) => !LiteGraph.registered_node_types[type]));
+    this.check(unknown.length === 0, `${name}: unknown nodes ${unknown}`);
+    this.check((await this.errors()).length === 0, `${name} opens with ${JSON.stringify(await this.errors())}`);
+  }
+
+  /** Presses Run and waits for the end. Returns what the output nodes showed. */
+  async run(name) {
+    await this.page.evaluate(() => { runs.length = 0; });
+    await this.page.locator('button[data-testid=queue-button], [data-testid=queue-button] button').first().click();
+    await this.page.waitForFunction((boxes) => runs.some((run) => run.type.startsWith('execution_')) ||
+      document.querySelector(boxes), ERROR_BOXES, { timeout: 180000 });
+    await this.settle();
+    const runs = await this.page.evaluate(() => window.runs);
+    const failures = runs.filter((run) => /error|interrupted/.test(run.type)).map((run) => run.message);
+    this.check(runs.some((run) => run.type === 'execution_success'), `${name}: Run does not finish: ${failures}`);
+    this.check((await this.errors()).length === 0, `${name}: after Run ${JSON.stringify(await this.errors())}`);
+    const broken = await this.page.locator('[data-testid=error-loading-video],[data-testid=error-loading-image]').count();
+    this.check(broken === 0, `${name}: ${broken} broken previews`);
+    return runs.filter((run) => run.type === 'executed').map((run) => run.output);
+  }
+
+  /** Videos that play on the page: [width, height, seconds]. */
+  videos = () => this.page.evaluate(async () => {
+    const videos = [...document.querySelectorAll('video')];
+    await Promise.all(videos.map((video) => video.readyState >= 1 || new Promise((done) => {
+      video.addEventListener('loadedmetadata', done);
+      video.addEventListener('error', done);
+      setTimeout(done, 5000);
+    })));
+    return videos.map((video) => [video.videoWidth, video.videoHeight, video.duration]);
+  });
+
+  /** Uploads a file with the button of the n-th node of a type; returns what its file widget then says. */
+  async upload(type, file, index = 0) {
+    const chooser = this.page.waitForEvent('filechooser');
+    await this.page.evaluate(({ type, index }) => {
+      const node = app.graph.nodes.filter((node) => node.type === type)[index];
+      node.widgets.find((widget) => widget.name === 'upload').callback();
+    }, { type, index });
+    await (await chooser).setFiles(file);
+    const name = path.basename(file);
+    await this.page.waitForFunction(({ type, index, name }) => app.graph.nodes.filter((node) => node.type === type)[index]
+      .widgets.find((widget) => widget.name === 'file').value === name, { type, index, name });
+    await this.settle();
+  }
+
+  serialized = () => this.page.evaluate(() => app.graph.serialize());
+
+  prompt = () => this.page.evaluate(async () => (await app.graphToPrompt()).output);
+
+  /** Fits the whole graph into the window and takes a picture. */
+  async shot(name) {
+    await this.page.evaluate(() => {
+      const boxes = [...app.graph.groups.map((group) => [...group.pos, ...group.size]),
+        ...app.graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30])];
+      const left = Math.min(...boxes.map((b) => b[0])), top = Math.min(...boxes.map((b) => b[1]));
+      const right = Math.max(...boxes.map((b) => b[0] + b[2])), bottom = Math.max(...boxes.map((b) => b[1] + b[3]));
+      const scale = Math.min(1780 / (right - left), 960 / (bottom - top));
+      app.canvas.ds.scale = scale;
+      app.canvas.ds.offset = [-left + 80 / scale, -top + 80 / scale];
+      app.canvas.setDirty(true, true);
+    });
+    await this.settle();
+    await this.page.screenshot({ path: path.join(this.shots, `${name} ${this.renderer}.png`) });
+  }
+
+  /** Where nodes lie and how large the page drew them: {type, pos, size}, heights with the title. */
+  boxes = () => this.page.evaluate(() => app.graph.nodes.map((node) => {
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const scale = app.canvas.ds.scale;
+    const drawn = element?.getBoundingClientRect();
+    const height = drawn ? drawn.height / scale : node.size[1] + 30;
+    return { title: node.title, left: node.pos[0], top: node.pos[1] - 30, width: drawn ? drawn.width / scale : node.size[0], height };
+  }));
+
+  /** Passes a node by, and returns what would be queued. */
+  bypassed = (type) => this.page.evaluate(async (type) => {
+    app.graph.nodes.find((node) => node.type === type).mode = 4;
+    return (await app.graphToPrompt()).output;
+  }, type);
+
+  /** Unmutes what is muted, mutes what encodes the clip, and chooses the newest saved action. */
+  async useSavedAction() {
+    await this.page.evaluate(async () => {
+      const encoding = ['EchoReelLoadReferenceVideo', 'EchoReelActionPrismEncode', 'EchoReelSaveAction'];
+      for (const node of app.graph.nodes) node.mode = encoding.includes(node.type) ? 2 : 0;
+      await app.refreshComboInNodes();
+      const file = app.graph.nodes.find((node) => node.type === 'EchoReelLoadAction').widgets[0];
+      file.value = file.options.values.at(-1);
+    });
+    await this.settle();
+  }
+
+  /** Saves with Ctrl+S under a name; returns the graph as it was. */
+  async saveAs(name) {
+    const graph = await this.serialized();
+    await this.page.locator('#graph-canvas').focus();
+    await this.page.keyboard.press('Control+s');
+    const answer = this.page.locator('[role=dialog] input');
+    await answer.fill(name);
+    await answer.press('Enter');
+    await answer.waitFor({ state: 'detached' });
+    await this.settle();
+    return graph;
+  }
+
+  /** Opens a shipped workflow from the templates. */
+  async openTemplate(pack, name) {
+    await this.page.locator('button[aria-label=Templates]').click();
+    await this.page.locator('[role=dialog]').getByText(pack, { exact: true }).last().click();
+    await this.page.locator(`[data-testid="template-workflow-${name}"]`).click();
+    await this.page.waitForFunction(() => !document.querySelector('[role=dialog]') &&
+      app.graph.nodes.some((node) => node.type.startsWith('EchoReel')));
+    await this.settle();
+    this.check((await this.errors()).length === 0, `the template ${name} opens with ${JSON.stringify(await this.errors())}`);
+  }
+
+  async close() {
+    await this.browser.close();
+  }
+}
+
+export const read = (file) => JSON.parse(fs.readFileSync(file, 'utf8'));

@@ -1,0 +1,69 @@
+"""Every shipped workflow in the page, in both of its renderers, as a user goes through it; see check.mjs for the way.
+
+Screenshots are kept in tests/output/web.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from video_clips import write_clip
+from workflow_files import BYPASSED, ROOT, SHIPPED, load, of_type, to_prompt
+
+pytestmark = pytest.mark.heavy
+SHOTS = ROOT / "tests" / "output" / "web"
+PAGE_ONLY = {"upload", "video-preview"}
+"""Widgets that the page draws and sends along, without an input in the node."""
+
+
+@pytest.fixture(scope="module", params=["classic", "nodes2"])
+def report(request, tools, server, tmp_path_factory):
+    """What the browser found."""
+    folder = tmp_path_factory.mktemp(request.param)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    task = {
+        "url": server.url,
+        "renderer": request.param,
+        "chromium": tools["chromium"],
+        "workflows": [str(path) for path in SHIPPED],
+        "clip": str(write_clip(folder / f"clip_{request.param}.mp4", 80, size=(320, 240))),
+        "saved": str(server.base / "user" / "default" / "workflows"),
+        "shots": str(SHOTS),
+        "report": str(folder / "report.json"),
+    }
+    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    command = [tools["node"], "check.mjs", str(folder / "task.json")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=420)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def sent(prompt: dict) -> dict:
+    """A prompt without what only the page knows."""
+    return {
+        id_: (node["class_type"], {name: value for name, value in node["inputs"].items() if name not in PAGE_ONLY})
+        for id_, node in prompt.items()
+    }
+
+
+def test_opens_runs_and_shows_its_video(report):
+    assert report["problems"] == []
+
+
+def test_what_the_page_sends_is_what_the_other_tests_send(report, object_info):
+    assert report["prompts"].keys() == {path.stem for path in SHIPPED}
+    for path in SHIPPED:
+        assert sent(report["prompts"][path.stem]) == sent(to_prompt(load(path), object_info)), path.stem
+
+
+def test_a_bypassed_apply_is_passed_by(report, object_info):
+    workflow = load(ROOT / "workflows" / "EchoReel text to video.json")
+    of_type(workflow, "EchoReelApply")[0]["mode"] = BYPASSED
+    assert sent(report["bypassed"]) == sent(to_prompt(workflow, object_info))
+
+
+def test_saved_and_opened_again_it_is_the_same(report):
+    assert report["saved"]["nodes"]
+    for part in ("nodes", "links", "groups"):
+        assert report["reopened"][part] == report["saved"][part]
