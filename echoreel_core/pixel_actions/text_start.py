@@ -44,7 +44,7 @@ def train(folder: Path, steps: int = 600, batch: int = 64, seed: int = 6, rate: 
             group["lr"] = rate * min(1.0, (step + 1) / 50, (steps - step) / (0.5 * steps))
         clips = draw_clips(batch, seed * 1_000_000 + step, tuple(SEEN))
         whole, given = ids(clips.captions()), dropped(clips, generator, empty=0.1, action=0.2, words=0.3)
-        told = _told(whole, given)
+        told = told_kinds(whole, given)
         tokens = encoder(given)
         padding = given == END_ROW
         losses, right = {}, {}
@@ -64,7 +64,7 @@ def train(folder: Path, steps: int = 600, batch: int = 64, seed: int = 6, rate: 
     torch.save(encoder.state_dict(), folder / "text.pt")
 
 
-def _told(whole: torch.Tensor, given: torch.Tensor) -> dict[str, torch.Tensor]:
+def told_kinds(whole: torch.Tensor, given: torch.Tensor) -> dict[str, torch.Tensor]:
     """Which kinds of word are still in the captions, `[batch]` each. They begin: start, a, size, colour, subject."""
     full = given[:, 1] == whole[:, 1]
     told = {kind: full & (given[:, at] != UNKNOWN) for kind, at in (("size", 2), ("colour", 3), ("subject", 4))}

@@ -15,6 +15,7 @@ from echoreel_core.pixel_actions.embedded import BaseModel
 from echoreel_core.pixel_actions.evaluate import balanced, interval, references
 from echoreel_core.pixel_actions.export import export, load_embedded
 from echoreel_core.pixel_actions.latents import pair
+from echoreel_core.pixel_actions.text_start import told_kinds
 from echoreel_core.pixel_actions.tracker import background_of, colour_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.train_autoencoder import CONFIG
 from echoreel_core.pixel_actions.words import KNOWN, TOKENS, UNKNOWN, dropped, expand, ids
@@ -110,6 +111,23 @@ def test_dropping_withholds_only_what_it_says():
     assert (action == UNKNOWN).any(1).all()
     assert torch.equal(action[:, :5], whole[:, :5])  # start, a, size, colour, subject
     assert torch.equal(dropped(clips, generator, empty=1, action=0, words=0), ids([""]).expand(400, -1))
+
+
+def test_what_a_caption_still_tells():
+    clips = draw_clips(50, 2, tuple(SEEN))
+    whole, generator = ids(clips.captions()), torch.Generator().manual_seed(0)
+
+    def told(**share):
+        kinds = told_kinds(whole, dropped(clips, generator, **{"empty": 0, "action": 0, "words": 0} | share))
+        return {kind for kind, rows in kinds.items() if rows.all()}, {
+            kind for kind, rows in kinds.items() if rows.any()
+        }
+
+    everything = {"action", "subject", "colour", "size", "background"}
+    assert told() == (everything, everything)
+    assert told(action=1) == (everything - {"action"}, everything - {"action"})
+    assert told(empty=1) == (set(), set())
+    assert told(words=1) == (set(), everything)
 
 
 def test_expanded_table_gives_every_other_word_the_unknown_row():
