@@ -94,10 +94,17 @@ class ModelTrainingHost(TrainingHost):
         before = getattr(management, "in_training", False)
         management.in_training = True
         try:
-            with torch.autograd.graph.allow_mutation_on_saved_tensors():
+            # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
+            with torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved):
                 yield
         finally:
             management.in_training = before
+
+
+def _kept(saved: Tensor) -> Tensor:
+    """What autograd keeps of a tensor: a copy, as it may change in place; of weights, which do not, themselves."""
+    owner = saved if saved._base is None else saved._base
+    return saved if isinstance(owner, torch.nn.Parameter) else saved.clone()
 
 
 class NodeEncoders:

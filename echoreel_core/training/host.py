@@ -80,7 +80,7 @@ class TrainingHost(ABC):
 
     def passes(self) -> AbstractContextManager[object]:
         """What a forward pass and the backward pass after it run in: a model that changes hidden states in place needs
-        `torch.autograd.graph.allow_mutation_on_saved_tensors()`."""
+        saved-tensor hooks that keep copies."""
         return nullcontext()
 
     def recomputed(self) -> Iterable[nn.Module]:
