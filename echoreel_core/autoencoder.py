@@ -6,7 +6,6 @@ stand-alone demo and training of the embedded model.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -218,6 +217,15 @@ def load_autoencoder(weights: dict[str, Tensor]) -> Autoencoder:
     return model.eval()
 
 
-def latent_scale(latents: Tensor) -> float:
-    """The factor that gives latents a standard deviation of 1."""
-    return 1 / math.sqrt(latents.float().var().item())
+@torch.no_grad()
+def standardise(model: Autoencoder, pictures: Tensor, deviation: float) -> None:
+    """Give each latent channel mean 0 and this standard deviation over `pictures`; what is decoded stays the same."""
+    mean, log_variance = model.moments(pictures)
+    middle, scale = mean.mean((0, 2, 3)), deviation / mean.std((0, 2, 3))
+    z = model.config.latent_channels
+    into, out = model.quant_conv, model.post_quant_conv
+    into.weight[:z] *= scale.view(-1, 1, 1, 1)
+    into.bias[:z] = (into.bias[:z] - middle) * scale
+    into.bias[z:] += 2 * scale.log()
+    out.bias += out.weight[:, :, 0, 0] @ middle
+    out.weight /= scale.view(1, -1, 1, 1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD_DIM = 64
-"""Width of an attention head in every CLIP text model."""
+"""Width of an attention head in every CLIP text model; a narrower model has one head."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class CLIPTextLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, width] → [B, L, width]."""
         y = self.layer_norm1(x)
-        q, k, v = (self.self_attn[f"{name}_proj"](y).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2) for name in "qkv")
+        q, k, v = (
+            self.self_attn[f"{name}_proj"](y).unflatten(-1, (-1, min(HEAD_DIM, y.shape[-1]))).transpose(1, 2)
+            for name in "qkv"
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2)
         x = x + self.self_attn["out_proj"](y)
         y = self.mlp["fc1"](self.layer_norm2(x))

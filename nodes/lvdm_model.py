@@ -95,7 +95,7 @@ def text_encoder(weights: Mapping[str, Tensor], embedding_directory: Any = None)
         "vocab_size": config.vocabulary,
         "hidden_size": config.width,
         "intermediate_size": config.feed_forward,
-        "num_attention_heads": config.width // HEAD_DIM,
+        "num_attention_heads": max(1, config.width // HEAD_DIM),
         "num_hidden_layers": config.depth,
         "max_position_embeddings": config.tokens,
         "hidden_act": "quick_gelu",

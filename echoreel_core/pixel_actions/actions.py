@@ -245,7 +245,7 @@ SEEN: dict[str, tuple[str, Motion]] = {
     "sway": ("swaying", sway),
 }
 UNSEEN: dict[str, tuple[str, Motion]] = {
-    "figure_eight": ("skating in an eight", figure_eight),
+    "figure_eight": ("tracing figure eights", figure_eight),
     "spiral": ("spiraling", spiral),
     "zigzag": ("zigzagging", zigzag),
     "climb_stairs": ("climbing stairs", climb_stairs),

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..autoencoder import Autoencoder, AutoencoderConfig
+from ..autoencoder import Autoencoder, AutoencoderConfig, standardise
 from .actions import SEEN
+from .latents import SCALE
 from .log import Log
 from .world import backgrounds, draw_clips, render
 
@@ -42,7 +43,7 @@ def train(folder: Path, steps: int, batch: int = 64, seed: int = 1, rate: float 
     )
     log = Log(folder / "autoencoder.jsonl")
     for step, (frames, subject) in zip(range(steps), _pictures(batch, seed * 100_000), strict=False):
-        x = frames * 2 - 1
+        x = (frames * 2 - 1).contiguous()
         with torch.autocast("cpu", torch.bfloat16):
             mean, log_variance = model.moments(x)
             z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
@@ -61,6 +62,8 @@ def train(folder: Path, steps: int, batch: int = 64, seed: int = 1, rate: float 
         if step % 20 == 0 or step == steps - 1:
             psnr = -10 * math.log10(error.square().mean().item() / 4)
             log(step=step, loss=loss.item(), divergence=divergence.item(), psnr=psnr)
+        if step == steps - 1:
+            standardise(model, next(_pictures(1024, seed * 100_000 + 50_000))[0] * 2 - 1, 1 / SCALE)
         if step % 200 == 199 or step == steps - 1:
             weights = {key: value.contiguous() for key, value in model.state_dict().items()}
             save_file(weights, folder / "autoencoder.safetensors")

@@ -1,0 +1,107 @@
+"""`python -m echoreel_core.pixel_actions COMMAND`: make the embedded model from nothing, and measure it.
+
+The recipe of the shipped files is RECIPE.md in this folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    commands = parser.add_subparsers(dest="command", required=True)
+    steps = {"autoencoder": 2000, "text": 600, "judge": 1500, "base": 1400, "prism": 1500, "adapter": 1200}
+    for name, count in steps.items():
+        command = commands.add_parser(name, help=f"train the {name}")
+        command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
+        command.add_argument("--steps", type=int, default=count)
+        command.add_argument("--eager", action="store_true", help="do not compile")
+    command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
+    command.add_argument("--folder", type=Path, required=True)
+    command.add_argument("--chunks", type=int, default=6)
+    command = commands.add_parser("export", help="write the checkpoint")
+    command.add_argument("--folder", type=Path, required=True)
+    command.add_argument("--out", type=Path, default=HERE / "pixel_actions.safetensors")
+    command = commands.add_parser("evaluate", help="print the table and write results.json")
+    command.add_argument("--model", type=Path, default=HERE / "pixel_actions.safetensors")
+    command.add_argument("--judge", type=Path, default=HERE / "judge.safetensors")
+    command.add_argument("--out", type=Path, default=HERE / "results.json")
+    command.add_argument("--clips", type=int, default=200, help="per cell")
+    command.add_argument("--sampling-steps", type=int, default=25)
+    command.add_argument("--guidance", type=float, default=3.0)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    folder = getattr(arguments, "folder", None)
+    if arguments.command == "autoencoder":
+        from .train_autoencoder import train
+
+        train(folder, arguments.steps)
+    elif arguments.command == "pairs":
+        from .latents import write_chunks
+
+        write_chunks(folder / "pairs", folder / "autoencoder.safetensors", 1, arguments.chunks)
+    elif arguments.command == "judge":
+        from .train_judge import train
+
+        train(folder, folder / "autoencoder.safetensors", arguments.steps)
+    elif arguments.command == "text":
+        from .text_start import train
+
+        train(folder, arguments.steps)
+    elif arguments.command == "base":
+        from .train_base import train
+
+        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, fast=not arguments.eager)
+    elif arguments.command == "prism":
+        from .prism_start import train
+
+        train(folder, folder / "base.pt", folder / "pairs", arguments.steps)
+    elif arguments.command == "adapter":
+        from ..autoencoder import load_autoencoder
+        from .train_adapter import train
+
+        autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
+        start = folder / "prism.pt"
+        train(
+            folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, fast=not arguments.eager
+        )
+    elif arguments.command == "export":
+        from .export import export
+
+        export(arguments.out, folder / "base.pt", folder / "adapter.pt", folder / "autoencoder.safetensors")
+    elif arguments.command == "evaluate":
+        from .evaluate import HEADER, evaluate, evaluate_blend, write
+        from .export import load_embedded
+        from .judge import load_judge
+
+        sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
+        print(HEADER)
+        model, autoencoder = load_embedded(arguments.model)
+        result = evaluate(
+            model,
+            autoencoder,
+            load_judge(arguments.judge),
+            **sampling,
+            progress=lambda line: print(line, flush=True),
+        )
+        blend = evaluate_blend(model, autoencoder, **sampling)
+        for name, cell in blend.items():
+            print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
+        write(result | blend, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Pairs of clips as latents, made ahead of training and kept on disk in chunks."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..autoencoder import Autoencoder, load_autoencoder
+from .actions import SEEN
+from .world import Clips, draw_clips, recast, render
+
+SCALE = 0.18215  # of Stable Diffusion's latents, which the released model takes too
+CHUNK = 1024
+
+
+def pair(seed: int, count: int = CHUNK, actions: tuple[str, ...] = tuple(SEEN)) -> tuple[Clips, Clips]:
+    """Clips, and the same motions by others."""
+    clips = draw_clips(count, seed, actions)
+    return clips, recast(clips, seed + 1_000_000)
+
+
+@torch.inference_mode()
+def encode(autoencoder: Autoencoder, pixels: Tensor) -> Tensor:
+    """Pixels `[batch, frames, 3, H, W]` in 0 to 1 → scaled latents `[batch, 4, frames, H / 4, W / 4]`."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=pixels.device.type == "cpu"):
+        latents = autoencoder.encode((pixels.flatten(0, 1) * 2 - 1).contiguous())
+    return (latents.float() * SCALE).unflatten(0, pixels.shape[:2]).transpose(1, 2)
+
+
+@torch.inference_mode()
+def decode(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    """The other way; the pixels are clamped."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=latents.device.type == "cpu"):
+        pixels = autoencoder.decode((latents.transpose(1, 2).flatten(0, 1) / SCALE).contiguous())
+    return (pixels.float() / 2 + 0.5).clamp(0, 1).unflatten(0, (latents.shape[0], latents.shape[2]))
+
+
+def write_chunks(folder: Path, autoencoder: Path, first: int, last: int) -> None:
+    """Write `first` to `last` chunks of pairs of seen actions into `folder`, those that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = load_autoencoder(load_file(autoencoder))
+    for seed in range(first, last + 1):
+        path = folder / f"pairs-{seed:05}.safetensors"
+        if path.exists():
+            continue
+        halves = [
+            torch.cat([encode(model, render(clips[start : start + 64])) for start in range(0, CHUNK, 64)])
+            for clips in pair(seed)
+        ]
+        save_file({"latents": torch.stack(halves).half()}, path.with_suffix(".part"))
+        os.replace(path.with_suffix(".part"), path)
+
+
+@dataclass
+class Pairs:
+    """The chunks of a folder; more may appear while training runs, and are taken up."""
+
+    folder: Path
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._loaded: dict[int, tuple[tuple[Clips, Clips], Tensor]] = {}
+        self._looked = 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        if time.monotonic() - self._looked < 60 and self._loaded:
+            return
+        self._looked = time.monotonic()
+        for path in sorted(self.folder.glob("pairs-*.safetensors")):
+            seed = int(path.stem.split("-")[1])
+            if seed not in self._loaded:
+                self._loaded[seed] = (pair(seed), load_file(path)["latents"])
+        if not self._loaded:
+            raise ValueError(f"{self.folder} holds no pairs-*.safetensors: run the `pairs` command first.")
+
+    @cached_property
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def batch(self, size: int) -> tuple[tuple[Clips, Clips], tuple[Tensor, Tensor]]:
+        """Clips and latents `[size, 4, frames, 8, 8]` of both halves of random pairs; which half is first is random."""
+        self.refresh()
+        seeds = list(self._loaded)
+        seed = seeds[int(torch.randint(len(seeds), (1,), generator=self._generator))]
+        clips, latents = self._loaded[seed]
+        rows = torch.randperm(CHUNK, generator=self._generator)[:size]
+        first = int(torch.randint(2, (1,), generator=self._generator))
+        order = (first, 1 - first)
+        return tuple(clips[i][rows] for i in order), tuple(latents[i][rows].float() for i in order)

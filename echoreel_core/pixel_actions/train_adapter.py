@@ -1,0 +1,121 @@
+"""Train the embedded adapter on pairs of seen actions: the same motion, by another subject on another background."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .acting import ActingModel, generate, new_adapter, noise_for
+from .actions import SEEN, UNSEEN
+from .latents import Pairs, decode, encode, pair
+from .log import Log
+from .prism_start import PoseReader
+from .tracker import background_of, track, trajectory_correlation
+from .train_base import averaged, load_base, noised, save
+from .words import dropped
+from .world import render
+
+
+@torch.inference_mode()
+def probe(model: ActingModel, autoencoder: torch.nn.Module, count: int, steps: int = 12) -> dict[str, float]:
+    """Trajectory correlation on a few seen and unseen clips that training has not drawn."""
+    result = {}
+    for name, actions in (("seen", SEEN), ("unseen", UNSEEN)):
+        clips, others = pair(900_000, count, tuple(actions))
+        latents = generate(
+            model,
+            clips.captions(),
+            noise_for(count, 0),
+            (encode(autoencoder, render(others)), others.captions()),
+            steps=steps,
+        )
+        pixels = decode(autoencoder, latents)
+        result[name] = trajectory_correlation(track(pixels, background_of(pixels)), clips.track()).nanmean().item()
+    return result
+
+
+def train(
+    folder: Path,
+    base: Path,
+    start: Path | None,
+    pairs: Path,
+    autoencoder: torch.nn.Module,
+    steps: int,
+    batch: int = 16,
+    seed: int = 5,
+    rate: float = 1e-3,
+    reader_weight: float = 0.1,
+    probe_every: int = 200,
+    fast: bool = True,
+) -> None:
+    """Write `adapter.pt` and `adapter.jsonl` into `folder`; goes on from `adapter.pt` where that exists.
+
+    `start` is what `prism_start` wrote. The reading of poses goes on beside the video model's loss, `reader_weight`
+    strong, so that the prism does not forget it while the layers learn to listen.
+    """
+    torch.manual_seed(seed)
+    frozen = load_base(base)
+    adapter = new_adapter(frozen)
+    reader = PoseReader(adapter.config.prism.action_dim)
+    if start is not None:
+        state = torch.load(start, weights_only=True)
+        adapter.prism.load_state_dict(state["prism"])
+        reader.load_state_dict(state["reader"], strict=False)
+    model, average = ActingModel(frozen, adapter), new_adapter(frozen)
+    average.load_state_dict(adapter.state_dict())
+    groups = [
+        {"params": list(adapter.prism.parameters()), "share": 0.5},
+        {"params": list(adapter.attentions.parameters()), "share": 1.0},
+        {"params": list(reader.parameters()), "share": 1.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+    first = 0
+    if (path := folder / "adapter.pt").exists():
+        state = torch.load(path, weights_only=True)
+        adapter.load_state_dict(state["adapter"])
+        average.load_state_dict(state["average"])
+        reader.load_state_dict(state["reader"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    log, data = Log(folder / "adapter.jsonl"), Pairs(pairs, seed + first)
+    generator = torch.Generator().manual_seed(seed + first)
+    unet = torch.compile(model.with_tokens) if fast else model.with_tokens
+    for step in range(first, steps):
+        factor = min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["share"] * factor
+        (clips, others), (latents, reference) = data.batch(batch)
+        with torch.no_grad():
+            drop = {"empty": 0.1, "action": 0.4, "words": 0.05}
+            text, reference_text = (frozen.text(dropped(which, generator, **drop)) for which in (clips, others))
+        timesteps = _noisy_timesteps(batch, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        x, weight = noised(latents, timesteps, noise)
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = model.tokens(reference, text, reference_text)
+            predicted = unet(x, timesteps, text, tokens)
+        error = (predicted.float() - noise).square().mean((1, 2, 3, 4)) * weight
+        told, parts = reader.loss(tokens, others)
+        loss = error.mean() + reader_weight * told
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+        optimizer.step()
+        averaged(average, adapter, step, decay=0.995)
+        if step % 10 == 0:
+            low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
+            log(step=step, loss=error.mean().item(), low=low, middle=middle, high=high, norm=norm.item(), **parts)
+        if step % 100 == 99 or step == steps - 1:
+            state = {"adapter": adapter.state_dict(), "average": average.state_dict(), "reader": reader.state_dict()}
+            save({**state, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
+        if step % probe_every == probe_every - 1:
+            log(step=step, **probe(ActingModel(frozen, average), autoencoder, 48))
+
+
+def _noisy_timesteps(batch: int, generator: torch.Generator) -> Tensor:
+    """One from each of `batch` equal parts of a distribution that leans to the noisy end, where motion is decided."""
+    share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    return (1000 * share**0.6).long().clamp(max=999)
