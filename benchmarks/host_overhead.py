@@ -80,7 +80,7 @@ def hunyuan(single: bool) -> Callable:
         if single:
             block = SingleStreamBlock(dim, heads, **OPERATIONS)
             return block, OutputSite("", block, dim, block), lambda x: block(x.clone(), vector, freqs), text
-        block = DoubleStreamBlock(dim, heads, 4.0, qkv_bias=True, flipped_img_txt=False, **OPERATIONS)
+        block = DoubleStreamBlock(dim, heads, 4.0, qkv_bias=True, **OPERATIONS)
         site = Site("", block, block.img_norm2, dim, item=0)
         return block, site, lambda x: block(x.clone(), context.clone(), vector, freqs), 0
 
