@@ -4,7 +4,7 @@ import fs from 'fs';
 import path from 'path';
 import { Page, read } from './page.mjs';
 
-const task = read(process.argv[2]); // url, renderer, chromium, workflows, clip, saved, shots, report
+const task = read(process.argv[2]); // url, renderer, chromium, workflows, run, clip, saved, shots, report
 const page = await Page.open(task);
 const report = { problems: page.problems, prompts: {}, bypassed: {} };
 
@@ -36,6 +36,8 @@ try {
     await page.drop(workflow, name);
     report.prompts[name] = await page.prompt();
     await page.shot(`${name}, opened`);
+    for (const overlap of overlaps(await page.boxes())) page.check(false, `${name}: ${overlap}`);
+    if (!task.run.includes(file)) continue;
     const clips = workflow.nodes.filter((node) => node.type === 'EchoReelLoadReferenceVideo').length;
     for (let i = 0; i < clips; i++) await page.upload('EchoReelLoadReferenceVideo', task.clip, i);
     await makeQuick();

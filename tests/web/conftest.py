@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ sys.path[:0] = [str(HERE.parent / "host"), str(HERE.parent)]
 sys.path.append(str(HERE.parents[1]))
 
 from comfy_server import COMFYUI, ComfyServer  # noqa: E402
+from workflow_files import SHIPPED, load  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -33,12 +35,24 @@ def tools() -> dict[str, str]:
     return {"node": node, "chromium": chromium}
 
 
+def named_models() -> Iterator[tuple[str, str]]:
+    """(model folder, file) of every model that a shipped workflow names."""
+    for path in SHIPPED:
+        for node in load(path)["nodes"]:
+            for model in node["properties"].get("models", ()):
+                yield model["directory"], model["name"]
+
+
 @pytest.fixture(scope="session")
 def server(tools, tmp_path_factory):
     """A running ComfyUI with the pack and a toy checkpoint under the shipped workflows' name."""
     from checkpoints import SHIPPED_NAME, save_as_deepspeed, toy_state_dict
 
     server = ComfyServer(tmp_path_factory.mktemp("server"))
+    for folder, name in named_models():  # the page reports files that are not there when a workflow opens
+        path = server.base / "models" / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     save_as_deepspeed(toy_state_dict(), server.base / "models" / "checkpoints" / SHIPPED_NAME)
     with server:
         yield server

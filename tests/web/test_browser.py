@@ -27,6 +27,7 @@ def report(request, tools, server, tmp_path_factory):
         "renderer": request.param,
         "chromium": tools["chromium"],
         "workflows": [str(path) for path in SHIPPED],
+        "run": [str(path) for path in SHIPPED if of_type(load(path), "EchoReelLoadCheckpoint")],  # no other download
         "clip": str(write_clip(folder / f"clip_{request.param}.mp4", 80, size=(320, 240))),
         "saved": str(server.base / "user" / "default" / "workflows"),
         "shots": str(SHOTS),
