@@ -12,7 +12,7 @@ heads · S in place of two square ones, at the same numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -53,6 +53,11 @@ class ActionContext:
     def plain(cls, tokens: Tensor, frames: int) -> ActionContext:
         """One reference at the clip's own pace, frame by frame: tokens [B, S, action_dim], a clip of `frames`."""
         return cls(tokens, frame_distance(frames, tokens.shape[1], tokens.device))
+
+    def to(self, device: torch.device | str) -> ActionContext:
+        """The same on another device."""
+        parts = {name: getattr(self, name) for name in ("tokens", "distance", "score_bias", "shares")}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
     def share_of_groups(self, like: Tensor) -> Tensor:
         """[T or 1, groups] factors in the dtype and on the device of `like`."""

@@ -194,7 +194,7 @@ class ActionPatch:
             layers.append(
                 attention.fold(own, frames.dtype, frames.device)
                 if attention.worth_folding(own.tokens.shape[1])
-                else partial(attention, context=own)
+                else partial(attention, context=own.to(frames.device))
             )
         return layers
 

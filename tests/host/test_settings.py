@@ -287,6 +287,21 @@ class TestTogether:
         assert ((result - plain) - change).norm() < 0.5 * change.norm()
 
 
+def test_a_long_reference_is_attended_to_as_in_training(model, echoreel, action, monkeypatch):
+    """Where folding would cost more than it saves, the layer runs as it was trained; the numbers are the same."""
+    import adapters
+    from echoreel_pack.echoreel_core.action_attention import ActionAttention
+
+    patched = apply_action(model, echoreel, adapters.random_action(echoreel, frames=64), 0.5)
+    plain = run(patched)
+    folds = []
+    fold = ActionAttention.fold
+    monkeypatch.setattr(ActionAttention, "fold", lambda self, *args: folds.append(1) or fold(self, *args))
+    assert torch.equal(run(patched), plain) and not folds
+    monkeypatch.setattr(ActionAttention, "worth_folding", lambda self, keys: True)
+    assert (run(patched) - plain).norm() < 1e-5 * plain.norm() and len(folds) == 2
+
+
 def test_every_gpu_has_its_own_layers(echoreel, action, monkeypatch):
     """The host's deep clone for another GPU, made on the CPU: it takes the layers from a factory of ours."""
     from echoreel_pack.nodes.patch import ActionPatch
