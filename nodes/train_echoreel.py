@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import comfy.model_management
@@ -20,6 +21,8 @@ from .training_host import ModelTrainingHost, NodeEncoders
 from .wires import EchoReelWire
 
 RUNS = "echoreel_training"
+CURVE_SECONDS = 5
+"""The live loss curve is drawn this seldom."""
 LIST_SUFFIXES = (".json", ".jsonl")
 
 
@@ -203,9 +206,15 @@ class TrainEchoReel(io.ComfyNode):
             run.resume()
             bar = comfy.utils.ProgressBar(steps)
 
+            drawn = time.monotonic()
+
             def on_step(result) -> None:
-                curve = draw_curves(read_metrics(folder / "metrics.jsonl"))
-                bar.update_absolute(result.step, steps, ("JPEG", curve, 512))
+                nonlocal drawn
+                curve = None
+                if time.monotonic() - drawn > CURVE_SECONDS:  # the whole log is read and drawn
+                    drawn = time.monotonic()
+                    curve = ("JPEG", draw_curves(read_metrics(folder / "metrics.jsonl")), 512)
+                bar.update_absolute(result.step, steps, curve)
                 comfy.model_management.throw_exception_if_processing_interrupted()
 
             path = run(on_step)
