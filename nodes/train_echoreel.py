@@ -149,6 +149,9 @@ class TrainEchoReel(io.ComfyNode):
         from ..echoreel_core.training.run import TrainingRun
 
         folder = _run_folder(name)
+        if data not in _data_sets():  # older hosts do not check it
+            raise ValueError(f"There is no data set {data!r} in the input folder: put one there and press R.")
+        ModelTrainingHost(model)  # refuses what can not be trained before any clip is encoded
         device = comfy.model_management.get_torch_device()
         settings = TrainingSettings(
             steps=steps,
@@ -195,8 +198,9 @@ class TrainEchoReel(io.ComfyNode):
                     **({"heads": host.model.config.heads} if host.family == "lvdm" else {}),
                 )
                 weights = None
-            torch.manual_seed(seed)
-            adapter = EchoReelAdapter(config)
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                adapter = EchoReelAdapter(config)
             if weights is not None:
                 adapter.load_state_dict(weights)
             trainer = Trainer(host, adapter, cached, settings, Processes(device))

@@ -112,7 +112,7 @@ def _kept(saved: Tensor) -> Tensor:
 
 
 class NodeEncoders:
-    """The VAE and CLIP that are wired in; implements `training.host.Encoders`."""
+    """The VAE and CLIP that are wired in; what the cache needs of `training.host.Encoders`."""
 
     def __init__(self, vae: Any, clip: Any, latent_format: Any) -> None:
         self._vae, self._clip, self._latent_format = vae, clip, latent_format
@@ -124,11 +124,6 @@ class NodeEncoders:
         """See `Encoders`."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         return self._latent_format.process_in(encode_frames(self._vae, frames))[0].float().cpu()
-
-    def decode_video(self, latents: Tensor) -> Tensor:
-        """See `Encoders`."""
-        latents = self._latent_format.process_out(latents)
-        return self._vae.decode(latents.movedim(1, 0) if self._vae.latent_dim == 2 else latents[None])
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """See `Encoders`."""

@@ -213,3 +213,9 @@ def test_a_model_that_needs_an_image_is_refused(nodes):
     model.cached_patcher_init = (lambda disable_dynamic=False: tiny_models.wan("i2v", in_channels=36), ())
     with torch.inference_mode(), pytest.raises(ValueError, match="text-to-video"):
         nodes.TrainEchoReel.execute(model, Pixels(), Words(4096), **settings(name="i2v"))
+
+
+@pytest.mark.parametrize("data", ["../secrets", "nowhere"])
+def test_data_outside_the_input_folder_is_refused(nodes, data):
+    with pytest.raises(ValueError, match="no data set"):
+        nodes.TrainEchoReel.execute(None, None, None, **settings(data=data))
