@@ -10,6 +10,7 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import Input, InputImpl, io
 
+from ..echoreel_core.example_clips import example_clips
 from ..echoreel_core.video import Sampling, VideoError, VideoFrames, read_video, select_images, sidecar_caption
 from .animated_webp import AnimatedWebP, is_animated_webp
 
@@ -17,6 +18,7 @@ SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps"
 CROPS = ["stretch", "center", "pad"]
 # Beside what the host takes for videos by its MIME type, which on some systems lacks a few of these.
 EXTENSIONS = (".apng", ".avi", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".webp")
+EXAMPLE = " [echoreel]"  # as the host's " [output]": the clip is one that comes with the pack
 NOT_CONNECTED = object()
 
 
@@ -210,13 +212,20 @@ def _videos() -> list[str]:
     files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
     videos = set(folder_paths.filter_files_content_types(files, ["video"]))
     videos.update(name for name in files if name.lower().endswith(EXTENSIONS))
-    return sorted(videos)
+    return sorted(videos) + [name + EXAMPLE for name in example_clips()]
 
 
 def _input_path(file: str | None) -> str:
     """The path of a file named as in the host's upload widgets ("clip.mp4", "clip.mp4 [output]")."""
     if not file:
         raise VideoError("No video is chosen: choose or upload one, or connect a video.")
+    if file.endswith(EXAMPLE):
+        path = example_clips().get(file.removesuffix(EXAMPLE))
+        if path is None:
+            raise VideoError(
+                f"There is no example {file.removesuffix(EXAMPLE)!r}: use one of {', '.join(example_clips())}."
+            )
+        return str(path)
     name, folder = folder_paths.annotated_filepath(file)
     folder = os.path.realpath(folder or folder_paths.get_input_directory())
     path = os.path.realpath(os.path.join(folder, name))

@@ -8,11 +8,13 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..echoreel_core.authors_checkpoint import load_released
+from ..echoreel_core.pixel_actions import EMBEDDED_FILE
 from .loaded_adapter import adapter_from_weights, load_adapter
 from .lvdm_model import image_vae, lvdm_patcher, reload_lvdm, text_encoder
 from .wires import EchoReelWire
 
 ADAPTER_FOLDER = "echoreel"
+EMBEDDED = "Pixel Actions (comes with EchoReel)"
 
 
 def register_folders() -> None:
@@ -38,8 +40,9 @@ class LoadCheckpoint(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
-                    options=folder_paths.get_filename_list("checkpoints"),
-                    tooltip="A file in models/checkpoints.",
+                    options=[EMBEDDED, *folder_paths.get_filename_list("checkpoints")],
+                    tooltip="A file in models/checkpoints, or the small model that is always there: it makes pixel art"
+                    " of 32 x 32 pixels and 16 frames, to try out everything at once.",
                 )
             ],
             outputs=[
@@ -52,7 +55,8 @@ class LoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("checkpoints", checkpoint)
+        embedded = checkpoint == EMBEDDED
+        path = str(EMBEDDED_FILE) if embedded else folder_paths.get_full_path_or_raise("checkpoints", checkpoint)
         parts = load_released(path)
         model = lvdm_patcher(parts.unet_config, parts.unet)
         model.cached_patcher_init = (reload_lvdm, (path,))

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from . import EMBEDDED_FILE
+
 HERE = Path(__file__).parent
 
 
@@ -29,9 +31,10 @@ def main() -> None:
     command.add_argument("--chunks", type=int, default=6)
     command = commands.add_parser("export", help="write the checkpoint")
     command.add_argument("--folder", type=Path, required=True)
-    command.add_argument("--out", type=Path, default=HERE / "pixel_actions.safetensors")
+    command.add_argument("--out", type=Path, default=EMBEDDED_FILE)
+    commands.add_parser("clips", help="write the example clips, of the unseen actions")
     command = commands.add_parser("evaluate", help="print the table and write results.json")
-    command.add_argument("--model", type=Path, default=HERE / "pixel_actions.safetensors")
+    command.add_argument("--model", type=Path, default=EMBEDDED_FILE)
     command.add_argument("--judge", type=Path, default=HERE / "judge.safetensors")
     command.add_argument("--out", type=Path, default=HERE / "results.json")
     command.add_argument("--clips", type=int, default=200, help="per cell")
@@ -82,6 +85,10 @@ def run(arguments: argparse.Namespace) -> None:
         from .export import export
 
         export(arguments.out, folder / "base.pt", folder / "adapter.pt", folder / "autoencoder.safetensors")
+    elif arguments.command == "clips":
+        from .clips import write_clips
+
+        write_clips()
     elif arguments.command == "evaluate":
         from .evaluate import HEADER, evaluate, evaluate_blend, write
         from .export import load_embedded

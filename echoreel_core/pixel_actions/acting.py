@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -46,8 +48,8 @@ class ActingModel(nn.Module):
         """Reference latents `[B, 4, S, 8, 8]`, prompt and caption `[B, 77, width]` → action tokens `[B, S, width]`."""
         return self.adapter.prism(reference, torch.cat([text, reference_text], 1))
 
-    def with_tokens(self, x: Tensor, timesteps: Tensor, text: Tensor, *tokens: Tensor) -> Tensor:
-        """The noise in `x`, the actions of the given tokens blended in equal parts."""
+    def with_tokens(self, x: Tensor, timesteps: Tensor, text: Tensor, *tokens: Tensor, strength: float = 1.0) -> Tensor:
+        """The noise in `x`, the actions of the given tokens blended in equal parts and `strength` strong."""
         frames = x.shape[2]
         context = ActionContext.plain(tokens[0], frames)
         if len(tokens) > 1:
@@ -57,7 +59,7 @@ class ActingModel(nn.Module):
                 groups=tuple(part.shape[1] for part in tokens),
                 shares=x.new_full((frames, len(tokens)), 1 / len(tokens)),
             )
-        layers = [lambda hidden, layer=layer: layer(hidden, context) for layer in self.adapter.attentions]
+        layers = [lambda hidden, layer=layer: strength * layer(hidden, context) for layer in self.adapter.attentions]
         with added_layers(self.base.unet.sites(), layers):
             return self.base.unet(x, timesteps, text)
 
@@ -70,6 +72,9 @@ def generate(
     *references: tuple[Tensor, list[str]],
     steps: int = 25,
     guidance: float = 3.0,
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.bfloat16,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sample latents `[batch, 4, frames, 8, 8]` from `noise` by DDIM.
 
@@ -77,6 +82,9 @@ def generate(
         captions: the prompts, one per clip.
         references: reference latents, as `noise`, and their captions; several are blended in equal parts, and without
             any it is the base model alone.
+        strength: of the added layers.
+        dtype: of the products; float32 is the faster one on a CPU without instructions for bfloat16.
+        progress: called with (steps done, steps).
     """
     base = model.base if isinstance(model, ActingModel) else model
     text = base.text(torch.cat([ids(captions), ids([""] * len(captions))]))
@@ -87,12 +95,15 @@ def generate(
 
     def predict(x: Tensor, timesteps: Tensor) -> Tensor:
         x, timesteps = x.repeat(2, 1, 1, 1, 1), timesteps.repeat(2)
-        with torch.autocast("cpu", torch.bfloat16):
-            both = model.with_tokens(x, timesteps, text, *tokens) if tokens else base.unet(x, timesteps, text)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            if tokens:
+                both = model.with_tokens(x, timesteps, text, *tokens, strength=strength)
+            else:
+                both = base.unet(x, timesteps, text)
         positive, negative = both.float().chunk(2)
         return negative + guidance * (positive - negative)
 
-    return ddim_sample(predict, noise, steps)
+    return ddim_sample(predict, noise, steps, progress=progress)
 
 
 def noise_for(count: int, seed: int, frames: int = 16) -> Tensor:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -47,7 +44,7 @@ def write_chunks(folder: Path, autoencoder: Path, first: int, last: int) -> None
     folder.mkdir(parents=True, exist_ok=True)
     model = load_autoencoder(load_file(autoencoder))
     for seed in range(first, last + 1):
-        path = folder / f"pairs-{seed:05}.safetensors"
+        path = _chunk(folder, seed)
         if path.exists():
             continue
         halves = [
@@ -58,40 +55,23 @@ def write_chunks(folder: Path, autoencoder: Path, first: int, last: int) -> None
         os.replace(path.with_suffix(".part"), path)
 
 
-@dataclass
 class Pairs:
-    """The chunks of a folder; more may appear while training runs, and are taken up."""
+    """The pairs of a folder's chunks."""
 
-    folder: Path
-    seed: int = 0
+    def __init__(self, folder: Path) -> None:
+        seeds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("pairs-*.safetensors"))
+        if not seeds:
+            raise ValueError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
+        self._chunks = [(pair(seed), load_file(_chunk(folder, seed))["latents"]) for seed in seeds]
 
-    def __post_init__(self) -> None:
-        self._loaded: dict[int, tuple[tuple[Clips, Clips], Tensor]] = {}
-        self._looked = 0.0
-        self.refresh()
-
-    def refresh(self) -> None:
-        if time.monotonic() - self._looked < 60 and self._loaded:
-            return
-        self._looked = time.monotonic()
-        for path in sorted(self.folder.glob("pairs-*.safetensors")):
-            seed = int(path.stem.split("-")[1])
-            if seed not in self._loaded:
-                self._loaded[seed] = (pair(seed), load_file(path)["latents"])
-        if not self._loaded:
-            raise ValueError(f"{self.folder} holds no pairs-*.safetensors: run the `pairs` command first.")
-
-    @cached_property
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed)
-
-    def batch(self, size: int) -> tuple[tuple[Clips, Clips], tuple[Tensor, Tensor]]:
+    def batch(self, size: int, generator: torch.Generator) -> tuple[tuple[Clips, Clips], tuple[Tensor, Tensor]]:
         """Clips and latents `[size, 4, frames, 8, 8]` of both halves of random pairs; which half is first is random."""
-        self.refresh()
-        seeds = list(self._loaded)
-        seed = seeds[int(torch.randint(len(seeds), (1,), generator=self._generator))]
-        clips, latents = self._loaded[seed]
-        rows = torch.randperm(CHUNK, generator=self._generator)[:size]
-        first = int(torch.randint(2, (1,), generator=self._generator))
+        clips, latents = self._chunks[int(torch.randint(len(self._chunks), (1,), generator=generator))]
+        rows = torch.randperm(CHUNK, generator=generator)[:size]
+        first = int(torch.randint(2, (1,), generator=generator))
         order = (first, 1 - first)
         return tuple(clips[i][rows] for i in order), tuple(latents[i][rows].float() for i in order)
+
+
+def _chunk(folder: Path, seed: int) -> Path:
+    return folder / f"pairs-{seed:05}.safetensors"

@@ -16,6 +16,7 @@ from .acting import new_adapter
 from .actions import SEEN
 from .latents import Pairs
 from .log import Log
+from .optimize import Optimizer
 from .train_base import load_base
 from .words import dropped
 from .world import Clips, draw_clips
@@ -57,33 +58,26 @@ class PoseReader(nn.Module):
 
 
 def train(
-    folder: Path, base: Path, pairs: Path, steps: int, batch: int = 32, seed: int = 4, rate: float = 2e-3
+    folder: Path, base: Path, pairs: Path, steps: int, batch: int = 32, seed: int = 4, rate: float = 3e-3
 ) -> None:
     """Write `prism.pt` (prism and reader) and `prism.jsonl` into `folder`; `base` is the base model's checkpoint."""
     torch.manual_seed(seed)
     model = load_base(base)
     adapter = new_adapter(model)
     prism, reader = adapter.prism, PoseReader(adapter.config.prism.action_dim)
-    parameters = [*prism.parameters(), *reader.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    log, data = Log(folder / "prism.jsonl"), Pairs(pairs, seed)
+    optimizer = Optimizer(nn.ModuleDict({"prism": prism, "reader": reader}).named_parameters(), rate)
+    log, data = Log(folder / "prism.jsonl"), Pairs(pairs)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = (
-                rate * min(1.0, (step + 1) / 100) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-            )
-        (clips, others), (_, reference) = data.batch(batch)
+        factor = min(1.0, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        (clips, others), (_, reference) = data.batch(batch, generator)
         with torch.no_grad():
             drop = {"empty": 0.1, "action": 0.4, "words": 0.05}
             text = torch.cat([model.text(dropped(which, generator, **drop)) for which in (clips, others)], 1)
         with torch.autocast("cpu", torch.bfloat16):
             tokens = prism(reference, text)
         loss, parts = reader.loss(tokens, others)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        optimizer.step(loss, factor)
         if step % 20 == 0:
             log(step=step, loss=loss.item(), **parts)
         if step % 200 == 199 or step == steps - 1:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..action_attention import ActionContext
+from ..adapter import EchoReelAdapter
+from ..lvdm import LVDMUNet
 from .acting import ActingModel, generate, new_adapter, noise_for
 from .actions import SEEN, UNSEEN
 from .latents import Pairs, decode, encode, pair
 from .log import Log
+from .optimize import Optimizer
 from .prism_start import PoseReader
 from .tracker import background_of, track, trajectory_correlation
 from .train_base import averaged, load_base, noised, save
@@ -37,6 +40,22 @@ def probe(model: ActingModel, autoencoder: torch.nn.Module, count: int, steps: i
     return result
 
 
+class ListeningUNet(nn.Module):
+    """The UNet with the adapter's layers hooked in for good, which torch.compile can follow."""
+
+    def __init__(self, unet: LVDMUNet, adapter: EchoReelAdapter) -> None:
+        super().__init__()
+        self.unet = unet
+        self._context: ActionContext | None = None
+        for site, layer in zip(unet.sites(), adapter.attentions, strict=True):
+            site.attach(lambda hidden, layer=layer: layer(hidden, self._context))
+
+    def forward(self, x: Tensor, timesteps: Tensor, text: Tensor, tokens: Tensor) -> Tensor:
+        """As `ActingModel.with_tokens`, for one action."""
+        self._context = ActionContext.plain(tokens, x.shape[2])
+        return self.unet(x, timesteps, text)
+
+
 def train(
     folder: Path,
     base: Path,
@@ -46,9 +65,9 @@ def train(
     steps: int,
     batch: int = 16,
     seed: int = 5,
-    rate: float = 1e-3,
+    rate: float = 3e-3,
     reader_weight: float = 0.1,
-    probe_every: int = 200,
+    probe_every: int = 500,
     fast: bool = True,
 ) -> None:
     """Write `adapter.pt` and `adapter.jsonl` into `folder`; goes on from `adapter.pt` where that exists.
@@ -64,14 +83,9 @@ def train(
         state = torch.load(start, weights_only=True)
         adapter.prism.load_state_dict(state["prism"])
         reader.load_state_dict(state["reader"], strict=False)
-    model, average = ActingModel(frozen, adapter), new_adapter(frozen)
+    average = new_adapter(frozen)
     average.load_state_dict(adapter.state_dict())
-    groups = [
-        {"params": list(adapter.prism.parameters()), "share": 0.5},
-        {"params": list(adapter.attentions.parameters()), "share": 1.0},
-        {"params": list(reader.parameters()), "share": 1.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = Optimizer(nn.ModuleDict({"adapter": adapter, "reader": reader}).named_parameters(), rate)
     first = 0
     if (path := folder / "adapter.pt").exists():
         state = torch.load(path, weights_only=True)
@@ -80,14 +94,13 @@ def train(
         reader.load_state_dict(state["reader"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
-    log, data = Log(folder / "adapter.jsonl"), Pairs(pairs, seed + first)
-    generator = torch.Generator().manual_seed(seed + first)
-    unet = torch.compile(model.with_tokens) if fast else model.with_tokens
+    log, data = Log(folder / "adapter.jsonl"), Pairs(pairs)
+    heard = ListeningUNet(load_base(base).unet, adapter)
+    forward = torch.compile(heard) if fast else heard
     for step in range(first, steps):
-        factor = min(1.0, (step + 1) / 50) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"] * factor
-        (clips, others), (latents, reference) = data.batch(batch)
+        factor = min(1.0, (step + 1) / 50, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
+        generator = torch.Generator().manual_seed(seed * 1_000_000 + step)
+        (clips, others), (latents, reference) = data.batch(batch, generator)
         with torch.no_grad():
             drop = {"empty": 0.1, "action": 0.4, "words": 0.05}
             text, reference_text = (frozen.text(dropped(which, generator, **drop)) for which in (clips, others))
@@ -95,24 +108,21 @@ def train(
         noise = torch.randn(latents.shape, generator=generator)
         x, weight = noised(latents, timesteps, noise)
         with torch.autocast("cpu", torch.bfloat16):
-            tokens = model.tokens(reference, text, reference_text)
-            predicted = unet(x, timesteps, text, tokens)
+            tokens = adapter.prism(reference, torch.cat([text, reference_text], 1))
+            predicted = forward(x, timesteps, text, tokens)
         error = (predicted.float() - noise).square().mean((1, 2, 3, 4)) * weight
         told, parts = reader.loss(tokens, others)
         loss = error.mean() + reader_weight * told
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
-        optimizer.step()
+        norm = optimizer.step(loss, factor)
         averaged(average, adapter, step, decay=0.995)
         if step % 10 == 0:
             low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
-            log(step=step, loss=error.mean().item(), low=low, middle=middle, high=high, norm=norm.item(), **parts)
+            log(step=step, loss=error.mean().item(), low=low, middle=middle, high=high, norm=norm, **parts)
         if step % 100 == 99 or step == steps - 1:
             state = {"adapter": adapter.state_dict(), "average": average.state_dict(), "reader": reader.state_dict()}
             save({**state, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
         if step % probe_every == probe_every - 1:
-            log(step=step, **probe(ActingModel(frozen, average), autoencoder, 48))
+            log(step=step, **probe(ActingModel(frozen, average), autoencoder, 24))
 
 
 def _noisy_timesteps(batch: int, generator: torch.Generator) -> Tensor:

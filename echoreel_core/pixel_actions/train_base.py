@@ -13,6 +13,7 @@ from ..sampling import alphas_cumprod
 from .embedded import BaseModel
 from .latents import Pairs
 from .log import Log
+from .optimize import Optimizer
 from .words import dropped
 
 
@@ -53,7 +54,7 @@ def train(
     steps: int,
     batch: int = 16,
     seed: int = 2,
-    rate: float = 1e-3,
+    rate: float = 3e-3,
     fast: bool = True,
 ) -> None:
     """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists.
@@ -64,11 +65,7 @@ def train(
     model = BaseModel()
     model.text.load_state_dict(torch.load(text, weights_only=True))
     average = copy.deepcopy(model)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.99)
-    )
+    optimizer = Optimizer(model.named_parameters(), rate, plain=("unet.input_blocks.0.", "unet.out."))
     start = 0
     if (path := folder / "base.pt").exists():
         state = torch.load(path, weights_only=True)
@@ -76,14 +73,12 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    log, data = Log(folder / "base.jsonl"), Pairs(pairs, seed + start)
-    generator = torch.Generator().manual_seed(seed + start)
+    log, data = Log(folder / "base.jsonl"), Pairs(pairs)
     forward = torch.compile(model) if fast else model
     for step in range(start, steps):
         factor = min(1.0, (step + 1) / 100, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
-        for group in optimizer.param_groups:
-            group["lr"] = rate * factor
-        (clips, _), (latents, _) = data.batch(batch)
+        generator = torch.Generator().manual_seed(seed * 1_000_000 + step)
+        (clips, _), (latents, _) = data.batch(batch, generator)
         ids = dropped(clips, generator, empty=0.1, action=0.25, words=0.1)
         # One timestep from each of `batch` equal parts of the schedule: every step sees every level of noise.
         timesteps = ((torch.arange(batch) + torch.rand(batch, generator=generator)) * (1000 / batch)).long()
@@ -93,14 +88,11 @@ def train(
             predicted = forward(x, timesteps, ids)
         error = (predicted.float() - noise).square().mean((1, 2, 3, 4)) * weight
         loss = error.mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        norm = optimizer.step(loss, factor)
         averaged(average, model, step)
         if step % 10 == 0:
             low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
-            log(step=step, loss=loss.item(), norm=norm.item(), loss_low=low, loss_middle=middle, loss_high=high)
+            log(step=step, loss=loss.item(), norm=norm, loss_low=low, loss_middle=middle, loss_high=high)
         if step % 200 == 199 or step == steps - 1:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             save({**state, "step": step + 1}, path)

@@ -6,6 +6,8 @@ stands for every other word; `expand` makes the full table, so that any CLIP tok
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -36,9 +38,19 @@ def ids(captions: list[str]) -> Tensor:
     """Captions as rows of the small vocabulary, `[batch, 77]`; a word that is not known is one unknown token."""
     out = torch.full((len(captions), LENGTH), _ROW[END])
     for line, text in zip(out, captions, strict=True):
-        rows = [_ROW[token] if token else UNKNOWN for word in text.split() for token in TOKENS.get(word, (0,))]
+        rows = [_ROW[token] if token else UNKNOWN for word in _words(text) for token in TOKENS.get(word, (0,))]
+        rows = rows[: LENGTH - 2]
         line[: len(rows) + 1] = torch.tensor([_ROW[START], *rows])
     return out
+
+
+def untaught(text: str) -> list[str]:
+    """The words of a text that are not known."""
+    return [word for word in _words(text) if word not in TOKENS]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]+", text.lower())
 
 
 def dropped(clips: Clips, generator: torch.Generator, empty: float, action: float, words: float) -> Tensor:
