@@ -51,8 +51,8 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     """Runs the command; yields what it has to say, line by line. Raises: ValueError where it can not be done."""
     import torch
 
-    from .pixel_actions.acting import generate, noise_for
     from .pixel_actions import EMBEDDED_FILE
+    from .pixel_actions.acting import generate, noise_for
     from .pixel_actions.export import load_embedded
     from .pixel_actions.latents import decode, encode
     from .pixel_actions.show import contact_sheet, side_by_side
