@@ -25,7 +25,9 @@ def main() -> None:
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
         command.add_argument("--steps", type=int, default=count)
-        command.add_argument("--eager", action="store_true", help="do not compile")
+        if name in ("base", "adapter"):
+            command.add_argument("--until", type=int, help="stop for now after this step; the same command goes on")
+            command.add_argument("--eager", action="store_true", help="do not compile")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--chunks", type=int, default=6)
@@ -48,6 +50,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = getattr(arguments, "folder", None)
+    if arguments.command in ("base", "adapter"):
+        compiled = {"fast": not arguments.eager, "until": arguments.until}
     if arguments.command == "autoencoder":
         from .train_autoencoder import train
 
@@ -67,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "base":
         from .train_base import train
 
-        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, fast=not arguments.eager)
+        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, **compiled)
     elif arguments.command == "prism":
         from .prism_start import train
 
@@ -78,9 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
-        train(
-            folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, fast=not arguments.eager
-        )
+        train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **compiled)
     elif arguments.command == "export":
         from .export import export
 

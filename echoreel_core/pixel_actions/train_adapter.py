@@ -69,8 +69,10 @@ def train(
     reader_weight: float = 0.1,
     probe_every: int = 500,
     fast: bool = True,
+    until: int | None = None,
 ) -> None:
-    """Write `adapter.pt` and `adapter.jsonl` into `folder`; goes on from `adapter.pt` where that exists.
+    """Write `adapter.pt` and `adapter.jsonl` into `folder`; goes on from `adapter.pt` where that exists, exactly as if
+    it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
     `start` is what `prism_start` wrote. The reading of poses goes on beside the video model's loss, `reader_weight`
     strong, so that the prism does not forget it while the layers learn to listen.
@@ -97,7 +99,8 @@ def train(
     log, data = Log(folder / "adapter.jsonl"), Pairs(pairs)
     heard = ListeningUNet(load_base(base).unet, adapter)
     forward = torch.compile(heard) if fast else heard
-    for step in range(first, steps):
+    last = steps if until is None else min(until, steps)
+    for step in range(first, last):
         factor = min(1.0, (step + 1) / 50, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
         generator = torch.Generator().manual_seed(seed * 1_000_000 + step)
         (clips, others), (latents, reference) = data.batch(batch, generator)
@@ -118,7 +121,7 @@ def train(
         if step % 10 == 0:
             low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
             log(step=step, loss=error.mean().item(), low=low, middle=middle, high=high, norm=norm, **parts)
-        if step % 100 == 99 or step == steps - 1:
+        if step % 100 == 99 or step == last - 1:
             state = {"adapter": adapter.state_dict(), "average": average.state_dict(), "reader": reader.state_dict()}
             save({**state, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
         if step % probe_every == probe_every - 1:

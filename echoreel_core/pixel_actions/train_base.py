@@ -56,8 +56,10 @@ def train(
     seed: int = 2,
     rate: float = 3e-3,
     fast: bool = True,
+    until: int | None = None,
 ) -> None:
-    """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists.
+    """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists, exactly as if
+    it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
     `text` is what `text_start` wrote. Text encoder and UNet are trained together.
     """
@@ -75,7 +77,8 @@ def train(
         start = state["step"]
     log, data = Log(folder / "base.jsonl"), Pairs(pairs)
     forward = torch.compile(model) if fast else model
-    for step in range(start, steps):
+    last = steps if until is None else min(until, steps)
+    for step in range(start, last):
         factor = min(1.0, (step + 1) / 100, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
         generator = torch.Generator().manual_seed(seed * 1_000_000 + step)
         (clips, _), (latents, _) = data.batch(batch, generator)
@@ -93,6 +96,6 @@ def train(
         if step % 10 == 0:
             low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
             log(step=step, loss=loss.item(), norm=norm, loss_low=low, loss_middle=middle, loss_high=high)
-        if step % 200 == 199 or step == steps - 1:
+        if step % 200 == 199 or step == last - 1:
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             save({**state, "step": step + 1}, path)

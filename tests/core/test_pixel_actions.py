@@ -9,17 +9,19 @@ import torch
 from safetensors.torch import save_file
 
 from echoreel_core.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder, standardise
+from echoreel_core.pixel_actions import train_base
 from echoreel_core.pixel_actions.acting import ActingModel, new_adapter
 from echoreel_core.pixel_actions.actions import ACTIONS, FRAMES, NAMES, SEEN, UNSEEN
-from echoreel_core.pixel_actions.embedded import BaseModel
+from echoreel_core.pixel_actions.embedded import TEXT, BaseModel
 from echoreel_core.pixel_actions.evaluate import balanced, interval, references
 from echoreel_core.pixel_actions.export import export, load_embedded
-from echoreel_core.pixel_actions.latents import pair
+from echoreel_core.pixel_actions.latents import CHUNK, pair
 from echoreel_core.pixel_actions.text_start import told_kinds
 from echoreel_core.pixel_actions.tracker import background_of, colour_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.train_autoencoder import CONFIG
 from echoreel_core.pixel_actions.words import KNOWN, TOKENS, UNKNOWN, dropped, expand, ids
 from echoreel_core.pixel_actions.world import RESOLUTION, draw_clips, recast, render
+from echoreel_core.text import CLIPTextEncoder
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +211,23 @@ def test_exported_file_is_a_released_checkpoint_that_gives_the_same_noise(tmp_pa
             for model in (ActingModel(base, adapter), loaded)
         )
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_base_training_resumes_exactly(tmp_path):
+    """Four steps are two, and two more from the file, bit for bit."""
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    latents = torch.randn(2, CHUNK, 4, 16, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    save_file({"latents": latents}, pairs / "pairs-00001.safetensors")
+    torch.save(CLIPTextEncoder(TEXT).state_dict(), tmp_path / "text.pt")
+    weights = []
+    for name, stops in (("whole", (4,)), ("halves", (2, 4))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for stop in stops:
+            train_base.train(folder, tmp_path / "text.pt", pairs, 40, batch=2, fast=False, until=stop)
+        weights.append(torch.load(folder / "base.pt", weights_only=True))
+    whole, halves = weights
+    assert whole["step"] == halves["step"] == 4
+    for part in ("model", "average"):
+        assert all(torch.equal(value, halves[part][key]) for key, value in whole[part].items())
