@@ -1,7 +1,6 @@
 """Write frames as an mp4 video that plays everywhere."""
 
 import os
-import tempfile
 from fractions import Fraction
 
 import av
@@ -33,11 +32,8 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float | Fraction, 
     if not rate:
         raise VideoError(f"The frame rate is {fps} fps: use 0.001 or more.")
     path = os.fspath(path)
-    try:
-        handle, temporary = tempfile.mkstemp(suffix=".mp4", prefix=".", dir=os.path.dirname(path) or ".")
-        os.close(handle)
-    except OSError as error:
-        raise VideoError(f"The video {path!r} cannot be written: {error.strerror}.") from None
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         _encode(temporary, frames, rate, title)
         os.replace(temporary, path)

@@ -15,6 +15,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 
 from ..echoreel_core.caption_tables import TABLE_SUFFIXES, LibraryError
+from ..echoreel_core.example_clips import FOLDER as EXAMPLE_CLIPS
 from ..echoreel_core.library_search import Hit, ReferenceLibrary
 from ..echoreel_core.reference_library import build_library, walk_clips
 from .hit_strip import draw_hits
@@ -23,6 +24,7 @@ from .wires import LibraryWire
 LIBRARY_FOLDER = "echoreel_libraries"
 SUFFIX = ".sqlite"
 INPUT = "input"
+EXAMPLES = "EchoReel examples"  # the clips that come with the pack
 BESIDE = "beside the table"
 NOT_CONNECTED = object()
 
@@ -57,7 +59,8 @@ class BuildReferenceLibrary(io.ComfyNode):
                     "source",
                     options=folders + tables,
                     tooltip="A folder of clips, with all folders in it, or a table of captions (csv, tsv, json, "
-                    "jsonl). It has to lie in ComfyUI's input folder or in models/echoreel_libraries.",
+                    "jsonl) in ComfyUI's input folder or in models/echoreel_libraries, or the clips that come "
+                    "with EchoReel.",
                 ),
                 io.Combo.Input(
                     "clips",
@@ -251,12 +254,12 @@ def _show(node: type[io.ComfyNode], text: str) -> None:
 def _roots() -> list[tuple[str, str]]:
     """(how it is called in the nodes, path) of each folder that libraries may be built from."""
     libraries = [(LIBRARY_FOLDER, path) for path in folder_paths.get_folder_paths(LIBRARY_FOLDER)]
-    return [(INPUT, folder_paths.get_input_directory()), *libraries]
+    return [(INPUT, folder_paths.get_input_directory()), *libraries, (EXAMPLES, str(EXAMPLE_CLIPS))]
 
 
 def _sources() -> tuple[list[str], list[str]]:
     """The folders and the tables to choose from. Only what lies on top: this is asked often."""
-    folders, tables = {INPUT}, set()
+    folders, tables = {INPUT, EXAMPLES}, set()
     for label, root in _roots():
         for entry in _entries(root):
             if entry.is_dir():

@@ -27,6 +27,12 @@ def test_written_frames_come_back(tmp_path):
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p"
 
 
+def test_others_may_read_it_as_any_new_file(tmp_path):
+    write_video(tmp_path / "a.mp4", frames(2), 8)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.mp4").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 @pytest.mark.parametrize("rate, stored", [(24, 24), (29.97, Fraction(2997, 100)), (Fraction(24000, 1001),) * 2])
 def test_rate_is_kept(tmp_path, rate, stored):
     write_video(tmp_path / "a.mp4", frames(30), rate)

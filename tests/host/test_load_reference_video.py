@@ -70,11 +70,21 @@ def test_ids_and_their_order_are_what_saved_workflows_know(node, folder):
     assert node.INPUT_TYPES()["required"]["file"][1]["video_upload"] is True
 
 
+def test_an_example_that_comes_with_the_pack(node, folder):
+    frames, _, caption, info = run(node, "figure eight [echoreel]", frame_count=16, every_nth=1, width=32, height=32)
+    assert frames.shape == (16, 32, 32, 3)
+    assert caption == "a big pink star tracing figure eights on a maroon background"
+    assert info.startswith("figure eight.mp4")
+    assert "There is no example 'moon walk': use one of cartwheel," in node.validate_inputs("moon walk [echoreel]")
+
+
 def test_the_list_shows_videos_and_animated_pictures(node, folder):
     for name in ("a.gif", "b.webp", "c.mkv", "d.txt", "e.png"):
         (folder / name).touch()
     (folder / "f.mp4").mkdir()
-    assert node.define_schema().inputs[0].options == ["a.gif", "b.webp", "c.mkv", "clip.mp4"]
+    options = node.define_schema().inputs[0].options
+    assert options[:4] == ["a.gif", "b.webp", "c.mkv", "clip.mp4"]  # one's own come first
+    assert options[4:] and all(name.endswith(" [echoreel]") for name in options[4:])
 
 
 def test_a_file(node, folder):

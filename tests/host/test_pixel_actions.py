@@ -64,3 +64,17 @@ def test_pictures(pack, embedded):
     assert torch.allclose(host, ours, atol=2e-2)
     decoded = (autoencoder.decode(ours) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     assert torch.allclose(vae.decode(ours), decoded, atol=2e-2)
+
+
+def test_the_embedded_model_is_always_there(pack):
+    """It is the first choice, needs nothing in models/, and follows an example clip of an action it never saw."""
+    from echoreel_pack.echoreel_core.pixel_actions import EMBEDDED_FILE
+    from echoreel_pack.echoreel_core.pixel_actions.export import load_embedded
+    from echoreel_pack.nodes import loaders
+
+    assert loaders.LoadCheckpoint.define_schema().inputs[0].options[0] == loaders.EMBEDDED
+    model, clip, vae, echoreel = loaders.LoadCheckpoint.execute(loaders.EMBEDDED).result
+    ours, _ = load_embedded(EMBEDDED_FILE)
+    for key, weight in ours.base.unet.state_dict().items():
+        assert torch.equal(model.model.diffusion_model.state_dict()[key].float(), weight), key
+    assert echoreel is not None

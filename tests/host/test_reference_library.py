@@ -78,13 +78,20 @@ def test_what_can_be_chosen(build, find, folder):
     (folder / "yaml" / "mine").mkdir(parents=True)
     (folder / "yaml" / "w.json").touch()
     source, clips, _ = build.define_schema().inputs
-    folders = ["echoreel_libraries/mine", "input", "input/clips"]
+    folders = ["EchoReel examples", "echoreel_libraries/mine", "input", "input/clips"]
     assert source.options == [*folders, "echoreel_libraries/w.json", "input/t.csv", "input/u.JSONL"]
     assert clips.options == ["beside the table", *folders]
     assert find.define_schema().inputs[0].options == []
     run_build(build)
     assert find.define_schema().inputs[0].options == ["clips.sqlite"]
     assert (folder / "yaml" / "clips.sqlite").exists()  # the user's own folder comes before models/
+
+
+def test_the_packs_own_clips_are_a_source(build, find, folder):
+    run_build(build, source="EchoReel examples", name="examples")
+    video, caption, *_ = find.execute("examples.sqlite", "somersaults", 3, 0).result
+    assert caption == "somersault"
+    assert video.get_frame_count() == 16
 
 
 def test_what_is_found_is_handed_on(build, find, folder, pack):
