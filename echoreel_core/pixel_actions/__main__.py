@@ -34,6 +34,9 @@ def main() -> None:
     command = commands.add_parser("export", help="write the checkpoint")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--out", type=Path, default=EMBEDDED_FILE)
+    command = commands.add_parser("curves", help="draw the training logs")
+    command.add_argument("--folder", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True, help="a PNG")
     commands.add_parser("clips", help="write the example clips, of the unseen actions")
     command = commands.add_parser("evaluate", help="print the table and write results.json")
     command.add_argument("--model", type=Path, default=EMBEDDED_FILE)
@@ -87,6 +90,10 @@ def run(arguments: argparse.Namespace) -> None:
         from .export import export
 
         export(arguments.out, folder / "base.pt", folder / "adapter.pt", folder / "autoencoder.safetensors")
+    elif arguments.command == "curves":
+        from .curves import draw
+
+        draw(folder, arguments.out)
     elif arguments.command == "clips":
         from .clips import write_clips
 
