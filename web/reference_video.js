@@ -10,6 +10,7 @@ const ASKED = ['file', 'start', 'duration', 'frame_count', 'sampling', 'every_nt
 const HEIGHT = 176; // as in style.css
 const MARGIN = 10; // around widgets on the canvas
 const PAUSE = 200; // ms without a change before the frames are asked for
+let count = 0; // of nodes made
 
 /** Calls `after` whenever the method runs, in addition to what is there. */
 function follow(object, method, after) {
@@ -46,7 +47,9 @@ class ReferenceVideo {
     this.element.addEventListener('pointermove', (event) => event.buttons & 4 && app.canvas.processMouseMove(event));
     this.element.addEventListener('pointerup', (event) => event.button === 1 && app.canvas.processMouseUp(event));
 
-    const widget = node.addDOMWidget('filmstrip', 'echoreel_filmstrip', this.element, {
+    // A type of its own: where undo puts a new node in the place of an old one, Nodes 2.0 goes on showing the old node's
+    // element for a widget of the same name and type.
+    const widget = node.addDOMWidget('filmstrip', `echoreel_filmstrip_${++count}`, this.element, {
       serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: () => HEIGHT + 2 * MARGIN,
     });
     widget.serialize = false; // neither in the prompt, above, nor in the workflow

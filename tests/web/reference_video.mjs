@@ -35,6 +35,8 @@ async function state(name) {
       connected: element.isConnected,
     };
   }), TYPE);
+  const drawn = await tab.locator('.echoreel-reference').count();
+  page.check(drawn === report.states[name].length, `${name}: ${drawn} timelines for ${report.states[name].length} nodes`);
 }
 
 /** Where the timeline and the frames lie on their node, in units of the canvas. */
