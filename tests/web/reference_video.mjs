@@ -66,6 +66,33 @@ async function keys(label, ...pressed) {
   for (const key of pressed) await tab.keyboard.press(key);
 }
 
+/** Sets a widget as typing into it does. */
+const enter = (name, value) => tab.evaluate(({ type, name, value }) => {
+  const node = app.graph.nodes.find((node) => node.type === type);
+  const widget = node.widgets.find((widget) => widget.name === name);
+  widget.value = value;
+  widget.callback(value, app.canvas, node);
+}, { type: TYPE, name, value });
+
+/** A video from another node. */
+const connect = () => tab.evaluate((type) => {
+  const node = app.graph.nodes.find((node) => node.type === type);
+  const other = LiteGraph.createNode('LoadVideo');
+  other.pos = [900, 100];
+  app.graph.add(other);
+  other.connect(0, node, node.inputs.findIndex((input) => input.name === 'video'));
+}, TYPE);
+
+/** Turns the wheel over the timeline; returns whether that zooms the canvas. */
+async function wheel() {
+  const scale = () => tab.evaluate(() => app.canvas.ds.scale);
+  const before = await scale();
+  await tab.locator('.echoreel-span-text').first().hover();
+  await tab.mouse.wheel(0, 120);
+  await page.settle();
+  return await scale() < before;
+}
+
 const canvasKeys = async (key) => {
   await tab.evaluate(() => document.activeElement?.blur());
   await tab.locator('#graph-canvas').focus();
@@ -103,17 +130,26 @@ try {
   await state('end by keys');
   page.check(JSON.stringify(await place()) === JSON.stringify(before), `the frames have moved on the node from ${before} to ${await place()}`);
 
-  await tab.evaluate((type) => { // past the end, typed
-    const node = app.graph.nodes.find((node) => node.type === type);
-    const start = node.widgets.find((widget) => widget.name === 'start');
-    start.value = 99;
-    start.callback(99, app.canvas, node);
-  }, TYPE);
+  await enter('start', -1);
+  await state('from the end');
+  await keys('End of the span', 'ArrowLeft');
+  await state('end by key, from the end');
+  await enter('frame_count', 200);
+  await state('many frames');
+  await page.shot('reference video, many frames');
+  await enter('frame_count', 16);
+  await enter('start', 99);
   await state('past the end');
   page.check(JSON.stringify(await place()) === JSON.stringify(before), 'a sentence in place of the frames moves them on the node');
   await page.shot('reference video, past the end');
+  await enter('duration', 0);
   await keys('Start of the span', 'Home');
   await state('back at the beginning');
+
+  await connect();
+  await state('video connected');
+  await tab.evaluate(() => app.graph.remove(app.graph.nodes.find((node) => node.type === 'LoadVideo')));
+  await state('video disconnected');
 
   await drag('End of the span', -0.5);
   await state('before undo');
@@ -138,6 +174,8 @@ try {
   await page.load();
   await page.drop(read(path.join(task.saved, `${name}.json`)), 'reference');
   await state('reopened');
+
+  page.check(await wheel(), 'the wheel over the timeline does not zoom the canvas');
 
   // Taken away while a clip is read: the request ends, and none follows.
   let ended = 0, asked = 0;

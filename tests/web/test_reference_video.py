@@ -93,6 +93,19 @@ def test_keys_set_start_and_duration(report):
     assert span(report, "back at the beginning") == (0, 0)
 
 
+def test_a_start_counted_from_the_end_stays_so(report):
+    (node,) = report["states"]["from the end"]
+    assert node["span"] == "3.00 s to 4.00 s of 4.00 s"
+    assert span(report, "end by key, from the end") == (-1, 1 - FRAME)
+
+
+def test_what_comes_from_another_node_is_not_guessed(report):
+    (node,) = report["states"]["video connected"]
+    assert node["says"] == "“video” comes from another node: the frames are chosen when the graph runs."
+    assert (node["span"], node["focusable"]) == ("", False)
+    assert report["states"]["video disconnected"] == report["states"]["back at the beginning"]
+
+
 def test_what_cannot_be_taken_is_said_in_the_nodes_own_words(report):
     assert report["states"]["past the end"][0]["says"].startswith("The start, 99 s, lies past the end of the video")
 
