@@ -23,6 +23,7 @@ __all__ = [
     "read_video",
     "select_images",
     "sidecar_caption",
+    "video_length",
 ]
 
 CROPS = ("stretch", "center", "pad")
@@ -128,6 +129,16 @@ def read_video(
             step()
         caption = sidecar_caption(source) or video.title
     return VideoFrames(frames, tuple(times), choice.fps, choice.repeated, caption, facts)
+
+
+def video_length(source: Source) -> Fraction:
+    """How long a video file lasts, in seconds from its first frame, without decoding it.
+
+    Raises:
+        VideoError: one sentence saying what is wrong with the file.
+    """
+    with VideoFile(source) as video:
+        return video.length()
 
 
 def select_images(

@@ -33,6 +33,8 @@ class Key(NamedTuple):
 REORDER = 32
 # A neighbour this close stands in for a frame that cannot be decoded (or for the second field of an interlaced one).
 STAND_IN = Fraction(1, 20)
+# Seconds no clip lasts: jumping there leads to its last packets.
+NEVER = 10**6
 # More decoding threads each hold frames of their own; beyond this they cost memory and win little after a seek.
 THREADS = 4
 
@@ -181,6 +183,35 @@ class VideoFile:
             self.end = packets / rate
         else:
             raise VideoError(f"{self.name!r} holds no frames: choose another video.")
+
+    def length(self) -> Fraction:
+        """How long the clip lasts, in seconds: told by its last packets where the container can jump to them (which
+        may miss one frame where it has no index), else by all of them. What the container says of itself is wrong
+        after an edit list or a late first frame.
+
+        Raises:
+            VideoError: there are no frames.
+        """
+        self.scan(Sampling(frames=1, every_nth=1))
+        if not self._by_order and self._container.format.name != "mpeg":  # which miscounts its times after a jump
+            try:
+                self._container.seek(int(NEVER / self._stream.time_base), stream=self._stream)
+                ends = [
+                    (packet.pts - self._origin) * self._stream.time_base + self._lasting(packet)
+                    for packet in self._packets()
+                    if packet.pts is not None and not packet.is_discard
+                ]
+            except (av.error.FFmpegError, OSError):
+                ends = []
+            if ends and max(ends) >= self.end:
+                return max(ends)
+        self._close()
+        self._open()
+        self.scan(Sampling(start=-1))
+        return self.end
+
+    def _lasting(self, packet: av.Packet) -> Fraction:
+        return (packet.duration or 0) * self._stream.time_base or 1 / (self.rate or Fraction(25))
 
     def pictures(self, times: Sequence[Fraction], step: Step = lambda: None) -> Iterator[Shown]:
         """The frames on screen at `times` (ascending, none twice), each with the time it was really shown from.

@@ -9,6 +9,7 @@ from . import (
     action_prism_encode,
     apply_echoreel,
     combine_actions,
+    filmstrip_route,
     load_reference_video,
     loaders,
     reference_library,
@@ -34,8 +35,9 @@ class EchoReelExtension(ComfyExtension):
 
 
 def register() -> EchoReelExtension:
-    """Registers the pack's folders with the host and returns its nodes."""
+    """Registers the pack's folders and its route with the host and returns its nodes."""
     loaders.register_folders()
     action_files.register_folders()
     reference_library.register_folders()
+    filmstrip_route.register_routes()
     return EchoReelExtension()

@@ -138,7 +138,7 @@ class LoadReferenceVideo(io.ComfyNode):
         if video is not NOT_CONNECTED or file is None:
             return True
         try:
-            _input_path(file)
+            input_path(file)
         except VideoError as error:
             return str(error)
         return True
@@ -146,7 +146,7 @@ class LoadReferenceVideo(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> list[tuple[int, int]]:
         try:
-            path = _input_path(file)
+            path = input_path(file)
         except VideoError:
             return []
         stats = [os.stat(p) for p in (path, os.path.splitext(path)[0] + ".txt") if os.path.exists(p)]
@@ -167,44 +167,45 @@ class LoadReferenceVideo(io.ComfyNode):
         crop: str,
         video: Input.Video | None = None,
     ) -> io.NodeOutput:
-        if sampling not in SAMPLING:
-            raise VideoError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
+        choice = chosen_sampling(start, duration, frame_count, sampling, every_nth, target_fps)
         bar = comfy.utils.ProgressBar(frame_count)
 
         def progress(done: int, _total: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(done)
 
-        choice = {
-            "frames": frame_count,
-            "mode": SAMPLING[sampling],
-            "every_nth": every_nth,
-            "fps": target_fps,
-            "start": start,
-            "duration": duration,
-        }
         shape = {"width": width, "height": height, "crop": crop, "progress": progress}
-        taken = _from_file(_input_path(file), choice, shape) if video is None else _from_host(video, choice, shape)
+        taken = read_clip(input_path(file), choice, **shape) if video is None else _from_host(video, choice, shape)
         # No ui: on a node with a video upload a preview image breaks the preview of the clip.
         return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary())
 
 
-def _from_file(path: str, choice: dict[str, Any], shape: dict[str, Any]) -> VideoFrames:
+def chosen_sampling(
+    start: float, duration: float, frame_count: int, sampling: str, every_nth: int, target_fps: float
+) -> Sampling:
+    """What the node's widgets ask for. Raises: VideoError."""
+    if sampling not in SAMPLING:
+        raise VideoError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
+    return Sampling(frame_count, SAMPLING[sampling], every_nth, target_fps, start, duration)
+
+
+def read_clip(path: str, sampling: Sampling, **shape: Any) -> VideoFrames:
+    """`read_video`, also of an animated WebP. Raises: VideoError."""
     if not is_animated_webp(path):
-        return read_video(path, Sampling(**choice), **shape)
+        return read_video(path, sampling, **shape)
     with AnimatedWebP(path) as webp:
-        taken = select_images(webp, webp.times, webp.end, Sampling(**choice), name=webp.name, **shape)
+        taken = select_images(webp, webp.times, webp.end, sampling, name=webp.name, **shape)
     return replace(taken, caption=sidecar_caption(path))
 
 
-def _from_host(video: Input.Video, choice: dict[str, Any], shape: dict[str, Any]) -> VideoFrames:
+def _from_host(video: Input.Video, sampling: Sampling, shape: dict[str, Any]) -> VideoFrames:
     # Other kinds keep their frames in memory, and would be encoded, lossily, just to be a stream.
     if isinstance(video, InputImpl.VideoFromFile):
         trim = video.get_active_trim_window()
-        return read_video(video.get_stream_source(), Sampling(**choice, trim=trim), **shape)
+        return read_video(video.get_stream_source(), replace(sampling, trim=trim), **shape)
     components = video.get_components()
     rate, count = Fraction(components.frame_rate), len(components.images)
-    return select_images(components.images, [i / rate for i in range(count)], count / rate, Sampling(**choice), **shape)
+    return select_images(components.images, [i / rate for i in range(count)], count / rate, sampling, **shape)
 
 
 def _videos() -> list[str]:
@@ -215,7 +216,7 @@ def _videos() -> list[str]:
     return sorted(videos) + [name + EXAMPLE for name in example_clips()]
 
 
-def _input_path(file: str | None) -> str:
+def input_path(file: str | None) -> str:
     """The path of a file named as in the host's upload widgets ("clip.mp4", "clip.mp4 [output]")."""
     if not file:
         raise VideoError("No video is chosen: choose or upload one, or connect a video.")
@@ -228,7 +229,10 @@ def _input_path(file: str | None) -> str:
         return str(path)
     name, folder = folder_paths.annotated_filepath(file)
     folder = os.path.realpath(folder or folder_paths.get_input_directory())
-    path = os.path.realpath(os.path.join(folder, name))
+    try:
+        path = os.path.realpath(os.path.join(folder, name))
+    except ValueError:  # a zero byte
+        raise VideoError(f"{file!r} is no file name: choose another video.") from None
     if not path.startswith(os.path.join(folder, "")):
         raise VideoError(f"{file!r} lies outside ComfyUI's {os.path.basename(folder)} folder: move the video into it.")
     if not os.path.isfile(path):

@@ -124,6 +124,21 @@ export class Page {
     await this.settle();
   }
 
+  /** Drops a file on the n-th node. */
+  async dropFile(file, index) {
+    await this.page.evaluate(({ bytes, name, index }) => {
+      const dataTransfer = new DataTransfer();
+      const content = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
+      dataTransfer.items.add(new File([content], name, { type: 'video/mp4' }));
+      const node = app.graph.nodes[index];
+      const target = document.querySelector(`[data-node-id="${node.id}"]`) ?? document.querySelector('#graph-canvas');
+      const [clientX, clientY] = app.canvasPosToClientPos([node.pos[0] + 60, node.pos[1] + 10]);
+      for (const type of ['dragenter', 'dragover', 'drop']) {
+        target.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer, clientX, clientY }));
+      }
+    }, { bytes: fs.readFileSync(file).toString('base64'), name: path.basename(file), index });
+  }
+
   serialized = () => this.page.evaluate(() => app.graph.serialize());
 
   prompt = () => this.page.evaluate(async () => (await app.graphToPrompt()).output);

@@ -1,0 +1,133 @@
+"""Load Reference Video in the page, in both of its renderers; see reference_video.mjs for what the user does.
+
+Screenshots are kept in tests/output/web.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from test_browser import SHOTS
+from video_clips import write_clip
+
+pytestmark = pytest.mark.heavy
+RATE = 25
+FRAME = 1 / RATE
+PIXEL = 0.03  # seconds that a pixel of the line and a little more stands for
+
+
+@pytest.fixture(scope="module", params=["classic", "nodes2"])
+def report(request, tools, server, tmp_path_factory):
+    """What the browser found: a first clip of 4 seconds uploaded, a second one of 3 dropped."""
+    folder = tmp_path_factory.mktemp(request.param)
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    task = {
+        "url": server.url,
+        "renderer": request.param,
+        "chromium": tools["chromium"],
+        "clip": str(write_clip(folder / f"first_{request.param}.mp4", 4 * RATE, size=(320, 240))),
+        "other": str(write_clip(folder / f"second_{request.param}.mp4", 3 * RATE, size=(320, 240))),
+        "saved": str(server.base / "user" / "default" / "workflows"),
+        "shots": str(SHOTS),
+        "report": str(folder / "report.json"),
+    }
+    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+    command = [tools["node"], "reference_video.mjs", str(folder / "task.json")]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def span(report, name, index=0):
+    """(start, duration) of the widgets at a moment."""
+    widgets = report["states"][name][index]["widgets"]
+    return widgets["start"], widgets["duration"]
+
+
+def test_nothing_goes_wrong_jumps_or_is_left_over(report):
+    assert not report["problems"], "\n".join(report["problems"])
+    assert all(node["connected"] for nodes in report["states"].values() for node in nodes)
+
+
+def test_without_a_clip_it_says_what_to_do(report):
+    (node,) = report["states"]["no clip"]
+    assert node["says"].startswith("Choose a video")
+    assert (node["times"], node["span"], node["focusable"]) == ([], "", False)
+
+
+def test_the_frames_shown_are_the_frames_that_will_be_taken(report, server):
+    """Whenever frames are shown: those of the node's own reading for the widgets' values of that moment."""
+    moments = [(name, node) for name, nodes in report["states"].items() for node in nodes if not node["says"]]
+    assert len(moments) > 15
+    known = {}
+    for name, node in moments:
+        query = urlencode(node["widgets"])
+        strip = known[query] = known.get(query) or server.get(f"/echoreel/filmstrip?{query}")
+        assert node["times"] == [f"{time:.2f}" for time in strip["times"]], name
+        assert node["picture"] == strip["picture"], name
+        assert node["repeats"] == strip["repeated"], name
+        assert node["ticks"] == len(set(strip["times"])), name
+        assert node["focusable"], name
+
+
+def test_dragging_sets_start_and_duration(report):
+    assert span(report, "uploaded") == (0, 0)
+    start, duration = span(report, "start dragged")
+    assert (start, duration) == (pytest.approx(1, abs=PIXEL), 0)
+    same, duration = span(report, "end dragged")
+    assert (same, duration) == (start, pytest.approx(3 - start, abs=PIXEL))
+    earlier, same = span(report, "span dragged")
+    assert (earlier, same) == (pytest.approx(start - 0.5, abs=PIXEL), pytest.approx(duration, abs=0.002))
+    assert report["states"]["end dragged"][0]["times"] != report["states"]["start dragged"][0]["times"]
+
+
+def test_keys_set_start_and_duration(report):
+    before, length = span(report, "span dragged")
+    start, duration = span(report, "start by keys")
+    assert start * RATE == pytest.approx(round(before * RATE) + 2)
+    assert start + duration == pytest.approx(before + length, abs=0.002)
+    assert span(report, "span by keys") == (pytest.approx(start + 1), pytest.approx(duration, abs=0.002))
+    assert span(report, "end by keys") == (pytest.approx(start + 1), 0)
+    assert span(report, "back at the beginning") == (0, 0)
+
+
+def test_a_start_counted_from_the_end_stays_so(report):
+    (node,) = report["states"]["from the end"]
+    assert node["span"] == "3.00 s to 4.00 s of 4.00 s"
+    assert span(report, "end by key, from the end") == (-1, 1 - FRAME)
+
+
+def test_what_comes_from_another_node_is_not_guessed(report):
+    (node,) = report["states"]["video connected"]
+    assert node["says"] == "“video” comes from another node: the frames are chosen when the graph runs."
+    assert (node["span"], node["focusable"]) == ("", False)
+    assert report["states"]["video disconnected"] == report["states"]["back at the beginning"]
+
+
+def test_what_cannot_be_taken_is_said_in_the_nodes_own_words(report):
+    assert report["states"]["past the end"][0]["says"].startswith("The start, 99 s, lies past the end of the video")
+
+
+def test_undo_takes_back_a_whole_drag(report):
+    states = report["states"]
+    assert span(report, "before undo") == (0, pytest.approx(2, abs=PIXEL))
+    assert states["undone"] == states["back at the beginning"]
+    assert states["redone"] == states["before undo"]
+
+
+def test_copied_dropped_on_saved_and_reopened_it_is_the_same(report):
+    states = report["states"]
+    assert states["pasted"] == states["before undo"] * 2
+    dropped, other = states["another clip dropped"]
+    assert dropped["widgets"]["file"].startswith("second_")
+    assert dropped["span"].endswith("of 3.00 s")
+    assert other == states["before undo"][0]
+    assert states["reopened"] == states["another clip dropped"]
+
+
+def test_removed_nodes_come_back_with_undo(report):
+    assert [node["widgets"]["file"] for node in report["states"]["removed and undone"]] == [
+        node["widgets"]["file"] for node in report["states"]["reopened"]
+    ]
