@@ -39,7 +39,10 @@ class LoadCheckpoint(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=folder_paths.get_filename_list("checkpoints"),
-                    tooltip="A file in models/checkpoints.",
+                    tooltip=(
+                        "A checkpoint in models/checkpoints that holds EchoReel: the authors' checkpoint.pt, or a "
+                        "smaller safetensors made from it. Press R to see a new one."
+                    ),
                 )
             ],
             outputs=[
@@ -78,7 +81,10 @@ class LoadAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=folder_paths.get_filename_list(ADAPTER_FOLDER),
-                    tooltip="A file in models/echoreel. It fits one kind of video model, the one it was trained for.",
+                    tooltip=(
+                        "A file in models/echoreel. It fits one kind of video model, the one it was trained for. "
+                        "Press R to see a new one."
+                    ),
                 )
             ],
             outputs=[EchoReelWire.Output(tooltip="Reads actions from clips and brings them into the video model.")],

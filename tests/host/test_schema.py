@@ -91,12 +91,15 @@ def test_what_is_new_is_written_down(shipped, current):
     assert shipped == current, "there are additions: run this test once with ECHOREEL_WRITE_SCHEMA=1"
 
 
-def test_every_input_says_what_it_is_for(pack):
+def test_every_node_explains_itself(pack):
     for node in asyncio.run(pack.comfy_entrypoint().get_node_list()):
         schema = node.GET_SCHEMA()
         assert schema.description
+        assert schema.search_aliases, schema.node_id
+        assert schema.category.split("/")[0] == "EchoReel", schema.node_id
         assert not {entry.id for entry in schema.inputs} & {entry.id for entry in schema.outputs}
         silent = [e.id for e in schema.inputs if not (e.tooltip or getattr(e, "template", None))]
+        silent += [f"output {e.display_name}" for e in schema.outputs if not e.tooltip]
         assert not silent, (schema.node_id, silent)
 
 
