@@ -41,7 +41,10 @@ class SaveAction(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="action",
-                    tooltip="The file's name, or folder/name. A number is added, so nothing is ever overwritten.",
+                    tooltip=(
+                        "The file's name, with a folder if you like: people/jump. A number is added, so nothing is "
+                        "overwritten."
+                    ),
                 ),
             ],
             outputs=[io.String.Output("file", tooltip="The name under which Load Action lists it.")],

@@ -148,7 +148,8 @@ class TrainEchoReel(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Which noise levels count. none: the model's own loss. clean: motion, which is decided at high "
-                        "noise, counts most; learns faster with models that predict noise."
+                        "noise, counts most; learns faster with models that predict noise. velocity and min-snr are "
+                        "milder forms of it."
                     ),
                 ),
                 io.Boolean.Input(
@@ -310,7 +311,10 @@ class SaveAdapter(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="my_adapter",
-                    tooltip="The file's name, or folder/name. A number is added, so nothing is ever overwritten.",
+                    tooltip=(
+                        "The file's name, with a folder if you like: people/jump. A number is added, so nothing is "
+                        "overwritten."
+                    ),
                 ),
                 io.Combo.Input(
                     "precision",
