@@ -32,7 +32,8 @@ class CombineActions(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        actions = io.Autogrow.TemplatePrefix(ActionWire.Input("action"), prefix="action_", min=2, max=MOST_ACTIONS)
+        action = ActionWire.Input("action", tooltip="From Action Prism Encode or Load Action. Another place appears.")
+        actions = io.Autogrow.TemplatePrefix(action, prefix="action_", min=2, max=MOST_ACTIONS)
         return io.Schema(
             node_id="EchoReelCombineActions",
             display_name="Combine Actions",
