@@ -9,8 +9,10 @@ from . import (
     action_prism_encode,
     apply_echoreel,
     combine_actions,
+    compare,
     load_reference_video,
     loaders,
+    preview_action,
     reference_library,
     train_echoreel,
 )
@@ -29,6 +31,8 @@ class EchoReelExtension(ComfyExtension):
             action_files,
             reference_library,
             train_echoreel,
+            preview_action,
+            compare,
         )
         return [node for module in modules for node in module.NODES]
 
