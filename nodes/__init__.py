@@ -9,9 +9,11 @@ from . import (
     action_prism_encode,
     apply_echoreel,
     combine_actions,
+    compare,
     filmstrip_route,
     load_reference_video,
     loaders,
+    preview_action,
     reference_library,
     train_echoreel,
 )
@@ -30,6 +32,8 @@ class EchoReelExtension(ComfyExtension):
             action_files,
             reference_library,
             train_echoreel,
+            preview_action,
+            compare,
         )
         return [node for module in modules for node in module.NODES]
 

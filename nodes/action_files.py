@@ -34,13 +34,17 @@ class SaveAction(io.ComfyNode):
                 "Saves an action in output/echoreel_actions, where Load Action finds it. "
                 "It can be used again, or shared, without the clip it came from."
             ),
+            search_aliases=["export action", "keep action", "write action"],
             is_output_node=True,
             inputs=[
                 ActionWire.Input("action", tooltip="From Action Prism Encode or Combine Actions."),
                 io.String.Input(
                     "filename_prefix",
                     default="action",
-                    tooltip="The file's name; a number is added, so nothing is ever overwritten.",
+                    tooltip=(
+                        "The file's name, with a folder if you like: people/jump. A number is added, so nothing is "
+                        "overwritten."
+                    ),
                 ),
             ],
             outputs=[io.String.Output("file", tooltip="The name under which Load Action lists it.")],
@@ -69,7 +73,11 @@ class LoadAction(io.ComfyNode):
             node_id="EchoReelLoadAction",
             display_name="Load Action",
             category="EchoReel",
-            description="Loads an action that Save Action wrote.",
+            description=(
+                "Loads an action that Save Action wrote. Neither the clip nor the Action Prism has to run again, but "
+                "it has to be applied with the EchoReel that made it."
+            ),
+            search_aliases=["import action", "open action", "saved motion"],
             inputs=[
                 io.Combo.Input(
                     "file",

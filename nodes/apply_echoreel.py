@@ -32,7 +32,7 @@ class ApplyEchoReel(io.ComfyNode):
             ),
             search_aliases=["echoreel", "motion transfer", "action"],
             inputs=[
-                io.Model.Input("model", tooltip="The video model."),
+                io.Model.Input("model", tooltip="The video model, with LoRAs and other patches if you like."),
                 EchoReelWire.Input("echoreel", tooltip="The EchoReel that was trained for this model."),
                 ActionWire.Input("action", tooltip="From Action Prism Encode, Combine Actions or Load Action."),
                 io.Float.Input(
@@ -42,8 +42,9 @@ class ApplyEchoReel(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip=(
-                        "How firmly the video follows the action. 1 is as trained; less leaves the model more of its "
-                        "own ideas, 0 leaves it entirely alone."
+                        "How firmly the video follows the action. 1 is as trained. More insists on the action and in "
+                        "the end breaks the picture, less leaves the model more of its own ideas, 0 leaves it entirely "
+                        "alone."
                     ),
                 ),
                 io.Float.Input(
@@ -52,7 +53,10 @@ class ApplyEchoReel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="When in the sampling the action sets in. Motion is decided early, so leave this at 0.",
+                    tooltip=(
+                        "When in the sampling the action sets in. The later, the more the model has already laid out "
+                        "by itself; motion is decided early, so 0 is almost always right."
+                    ),
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -60,7 +64,10 @@ class ApplyEchoReel(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="When it ends. Earlier, like 0.6, frees the fine detail while the motion stays.",
+                    tooltip=(
+                        "When in the sampling it ends. Earlier, like 0.6, leaves the fine detail to the model while "
+                        "the motion stays, and takes less time."
+                    ),
                 ),
                 io.Combo.Input(
                     "timing",
@@ -81,8 +88,8 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip=(
-                        "When in the clip the action begins, in seconds. With two Apply EchoReel in a row, one can "
-                        "run from 0 to 2 and the other jump from 2 to 4."
+                        "When in the clip the action begins, in seconds; before that the model is left to itself. With "
+                        "two Apply EchoReel in a row, one can run from 0 to 2 and the other jump from 2 to 4."
                     ),
                 ),
                 io.Float.Input(
@@ -125,7 +132,10 @@ class ApplyEchoReel(io.ComfyNode):
                     options=[*STEPS, CUSTOM],
                     default="constant",
                     optional=True,
-                    tooltip="How the strength goes from the first sampling step to the last.",
+                    tooltip=(
+                        "How the strength goes from the first sampling step to the last. Strong early steps make for "
+                        "more of the action, strong late ones for more of its detail."
+                    ),
                 ),
                 io.String.Input(
                     "step_strengths",
@@ -162,8 +172,8 @@ class ApplyEchoReel(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where in the picture the action applies: white is where. One mask for the whole clip, or "
-                        "several that are spread over it."
+                        "Where in the picture the action applies: fully where it is white, half where it is grey. One "
+                        "mask for the whole clip, or several that are spread over it."
                     ),
                 ),
             ],

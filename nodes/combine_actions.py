@@ -8,6 +8,7 @@ from ..echoreel_core.action import Action, combine
 from .wires import ActionWire
 
 MOST_ACTIONS = 16
+SEQUENCE = "one after another"
 
 
 def parse_weights(text: str, count: int) -> list[float]:
@@ -27,42 +28,84 @@ def parse_weights(text: str, count: int) -> list[float]:
 
 
 class CombineActions(io.ComfyNode):
-    """Several references at once."""
+    """Several references at once, or one after another."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        actions = io.Autogrow.TemplatePrefix(ActionWire.Input("action"), prefix="action_", min=2, max=MOST_ACTIONS)
+        action = ActionWire.Input("action", tooltip="From Action Prism Encode or Load Action. Another place appears.")
+        actions = io.Autogrow.TemplatePrefix(action, prefix="action_", min=2, max=MOST_ACTIONS)
         return io.Schema(
             node_id="EchoReelCombineActions",
             display_name="Combine Actions",
             category="EchoReel",
-            description="Brings several reference actions together into one, for Apply EchoReel.",
-            search_aliases=["blend actions", "merge actions", "several references"],
+            description=(
+                "Brings several reference actions together into one, for Apply EchoReel: all at once, as a mixture, or "
+                "one after another. What comes out can be combined again."
+            ),
+            search_aliases=["blend actions", "merge actions", "several references", "sequence", "crossfade"],
             inputs=[
                 io.Autogrow.Input("actions", template=actions),
                 io.Combo.Input(
                     "how",
-                    options=["attend to all", "blend"],
+                    options=["attend to all", "blend", SEQUENCE],
                     default="attend to all",
                     tooltip=(
                         "attend to all: the video looks at all clips together and takes at each moment what fits best; "
                         "right for several clips of the same action. "
-                        "blend: a mixture of the actions in the proportion of the weights."
+                        "blend: a mixture of the actions in the proportion of the weights. "
+                        "one after another: first this action, then the next; the weights say how long each lasts."
                     ),
                 ),
                 io.String.Input(
                     "weights",
                     default="",
-                    tooltip="How much each action counts, with commas between: 1, 0.5. Empty: all the same.",
+                    advanced=True,
+                    tooltip=(
+                        "All weights at once, with commas between: 1, 0.5. They multiply those set for each action. "
+                        "Empty: nothing more."
+                    ),
+                ),
+                io.Float.Input(
+                    "crossfade",
+                    default=0.2,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "For one after another: how softly one action goes over into the next, as a part of the clip. "
+                        "More is softer: 0.2 takes a fifth of the clip, 0 changes at once. It is never longer than the "
+                        "shorter of the two."
+                    ),
+                ),
+                *(
+                    io.Float.Input(
+                        f"weight_{index}",
+                        default=1.0,
+                        min=0.0,
+                        max=100.0,
+                        step=0.05,
+                        optional=True,
+                        tooltip=(
+                            f"How much action_{index} counts beside the others; one after another, how long it lasts. "
+                            "2 is twice as much as 1; 0 leaves it out."
+                        ),
+                    )
+                    for index in range(MOST_ACTIONS)
                 ),
             ],
             outputs=[ActionWire.Output(display_name="action", tooltip="For Apply EchoReel.")],
         )
 
     @classmethod
-    def execute(cls, actions: dict[str, Action], how: str, weights: str) -> io.NodeOutput:
-        connected = [action for action in actions.values() if action is not None]
-        return io.NodeOutput(combine(connected, how, parse_weights(weights, len(connected))))
+    def execute(
+        cls, actions: dict[str, Action], how: str, weights: str, crossfade: float = 0.2, **weight: float
+    ) -> io.NodeOutput:
+        connected = {name: action for name, action in actions.items() if action is not None}
+        own = [weight.get(name.replace("action", "weight"), 1.0) for name in connected]
+        further = parse_weights(weights, len(connected))
+        both = [a * b for a, b in zip(own, further, strict=True)]
+        return io.NodeOutput(combine(list(connected.values()), how, both, crossfade))
 
 
 NODES = [CombineActions]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..echoreel_core.library_search import Hit
 from ..echoreel_core.video import Sampling, VideoError, read_video
+from .drawing import CARD, GROUND, MARK, TEXT, letters, to_frame, to_picture
 
 WIDTH, HEIGHT = 256, 144  # of a frame, pixels
 LINES, LINE = 3, 18  # of caption below it
 GAP = 8
 COLUMNS = 5
-GROUND, CARD, TEXT, MARK = (24, 24, 24), (48, 48, 48), (230, 230, 230), (255, 196, 0)
 
 
 def draw_hits(hits: Sequence[Hit], chosen: Hit | None, step: Callable[[], None]) -> Tensor:
@@ -30,7 +28,7 @@ def draw_hits(hits: Sequence[Hit], chosen: Hit | None, step: Callable[[], None])
     rows = -(-len(hits) // COLUMNS)
     cell_width, cell_height = WIDTH + GAP, HEIGHT + LINES * LINE + GAP
     picture = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + GAP), GROUND)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
+    draw, font = ImageDraw.Draw(picture), letters(14)
     for number, hit in enumerate(hits, start=1):
         row, column = divmod(number - 1, COLUMNS)
         left, top = GAP + column * cell_width, GAP + row * cell_height
@@ -49,7 +47,7 @@ def draw_hits(hits: Sequence[Hit], chosen: Hit | None, step: Callable[[], None])
         for index, line in enumerate(_lines(hit.caption, lambda text: draw.textlength(text, font))):
             draw.text((left, top + HEIGHT + 2 + index * LINE), line, TEXT, font)
         step()
-    return torch.from_numpy(np.array(picture)).float().div_(255)[None]
+    return to_frame(picture)[None]
 
 
 def _frame(hit: Hit) -> tuple[Image.Image | None, str]:
@@ -60,7 +58,7 @@ def _frame(hit: Hit) -> tuple[Image.Image | None, str]:
         middle = read_video(hit.path, Sampling(3, "even"), width=WIDTH, height=HEIGHT, crop="pad").frames[1]
     except VideoError:
         return None, "can not be read"
-    return Image.fromarray(middle.mul(255).round().to(torch.uint8).numpy()), ""
+    return to_picture(middle), ""
 
 
 def _lines(text: str, length: Callable[[str], float]) -> list[str]:

@@ -56,7 +56,10 @@ class LoadReferenceVideo(io.ComfyNode):
                     min=0.0,
                     max=100000.0,
                     step=0.001,
-                    tooltip="How long the action lasts, in seconds. 0 means to the end of the clip.",
+                    tooltip=(
+                        "How long the action lasts, in seconds: what comes later is not looked at. 0 means to the end "
+                        "of the clip."
+                    ),
                 ),
                 io.Int.Input(
                     "frame_count",
@@ -64,7 +67,10 @@ class LoadReferenceVideo(io.ComfyNode):
                     default=16,
                     min=1,
                     max=1024,
-                    tooltip="How many frames to take. The released EchoReel was trained on 16.",
+                    tooltip=(
+                        "How many frames to take. More show the action longer or more finely, and take longer to "
+                        "encode. The released EchoReel was trained on 16."
+                    ),
                 ),
                 io.Combo.Input(
                     "sampling",
@@ -79,7 +85,10 @@ class LoadReferenceVideo(io.ComfyNode):
                     default=4,
                     min=1,
                     max=1000,
-                    tooltip="For 'every nth frame': 4 takes frames 1, 5, 9, ... A larger step covers more time.",
+                    tooltip=(
+                        "For 'every nth frame': 4 takes frames 1, 5, 9, ... A larger step covers more time, so that "
+                        "the action looks faster."
+                    ),
                 ),
                 io.Float.Input(
                     "target_fps",
@@ -88,7 +97,10 @@ class LoadReferenceVideo(io.ComfyNode):
                     min=0.01,
                     max=240.0,
                     step=0.01,
-                    tooltip="For 'fixed fps': how many frames to take per second of the clip.",
+                    tooltip=(
+                        "For 'fixed fps': how many frames to take per second of the clip. Fewer cover more time, more "
+                        "show fast motion better."
+                    ),
                 ),
                 io.Int.Input(
                     "width",
@@ -96,6 +108,7 @@ class LoadReferenceVideo(io.ComfyNode):
                     min=8,
                     max=4096,
                     step=8,
+                    advanced=True,
                     tooltip="Width of the frames in pixels. The released EchoReel needs 256, whatever you generate.",
                 ),
                 io.Int.Input(
@@ -104,6 +117,7 @@ class LoadReferenceVideo(io.ComfyNode):
                     min=8,
                     max=4096,
                     step=8,
+                    advanced=True,
                     tooltip="Height of the frames in pixels. The released EchoReel needs 256, whatever you generate.",
                 ),
                 io.Combo.Input(
@@ -122,7 +136,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("frames", tooltip="The frames taken."),
+                io.Image.Output("frames", tooltip="The frames taken: connect them to Action Prism Encode."),
                 io.Float.Output("fps", tooltip="The speed at which these frames play like the clip."),
                 io.String.Output(
                     "caption",

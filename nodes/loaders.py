@@ -41,8 +41,11 @@ class LoadCheckpoint(io.ComfyNode):
                 io.Combo.Input(
                     "checkpoint",
                     options=[EMBEDDED, *folder_paths.get_filename_list("checkpoints")],
-                    tooltip="A file in models/checkpoints, or the small model that is always there: it makes pixel art"
-                    " of 32 x 32 pixels and 16 frames, to try out everything at once.",
+                    tooltip=(
+                        "A checkpoint in models/checkpoints that holds EchoReel: the authors' checkpoint.pt, or a "
+                        "smaller safetensors made from it; press R to see a new one. The first is always there: a "
+                        "small model that makes pixel art of 32 x 32 pixels, to try out everything at once."
+                    ),
                 )
             ],
             outputs=[
@@ -82,7 +85,10 @@ class LoadAdapter(io.ComfyNode):
                 io.Combo.Input(
                     "adapter",
                     options=folder_paths.get_filename_list(ADAPTER_FOLDER),
-                    tooltip="A file in models/echoreel. It fits one kind of video model, the one it was trained for.",
+                    tooltip=(
+                        "A file in models/echoreel. It fits one kind of video model, the one it was trained for. "
+                        "Press R to see a new one."
+                    ),
                 )
             ],
             outputs=[EchoReelWire.Output(tooltip="Reads actions from clips and brings them into the video model.")],

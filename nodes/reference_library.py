@@ -140,7 +140,7 @@ class FindReferenceVideo(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "library",
-                    options=_libraries(),
+                    options=_libraries() or [""],  # from an empty list the page sends nothing, which the host refuses
                     tooltip="A library made by Build Reference Library. Press R to see a new one.",
                 ),
                 io.String.Input(

@@ -52,6 +52,7 @@ class TrainEchoReel(io.ComfyNode):
                 "Teaches EchoReel to a video model that has no adapter yet. The model itself is not changed. "
                 "Shows the loss as it falls. Cancel at any time: what was learned is saved, and Run goes on from there."
             ),
+            search_aliases=["fine-tune", "train adapter", "learn action"],
             is_experimental=True,
             inputs=[
                 io.Model.Input("model", tooltip="A text-to-video model."),
@@ -66,10 +67,22 @@ class TrainEchoReel(io.ComfyNode):
                     ),
                 ),
                 io.String.Input(
-                    "name", default="my_adapter", tooltip="Of the run; its files go to output/echoreel_training."
+                    "name",
+                    default="my_adapter",
+                    tooltip=(
+                        "What to call the run; its files go to output/echoreel_training. The same name goes on with "
+                        "that run, a new one begins anew."
+                    ),
                 ),
                 io.Int.Input(
-                    "steps", default=1000, min=1, max=10_000_000, tooltip="How often the weights are improved."
+                    "steps",
+                    default=1000,
+                    min=1,
+                    max=10_000_000,
+                    tooltip=(
+                        "How often the weights are improved. More copies actions more faithfully, until nothing gets "
+                        "better any more; raise it later to go on."
+                    ),
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -77,36 +90,80 @@ class TrainEchoReel(io.ComfyNode):
                     min=1e-8,
                     max=1.0,
                     step=1e-6,
-                    tooltip="How big each improvement is. 0.0001 as in the paper.",
+                    advanced=True,
+                    tooltip=(
+                        "How big each improvement is. Too big and the loss jumps or rises, too small and it hardly "
+                        "falls. 0.0001 as in the paper."
+                    ),
                 ),
                 io.Int.Input(
-                    "batch_size", default=1, min=1, max=256, tooltip="Pairs per step; more is steadier, and slower."
-                ),
-                io.Int.Input("frame_count", default=16, min=1, max=1024, tooltip="Frames taken from each clip."),
-                io.Int.Input(
-                    "every_nth", default=4, min=1, max=1000, tooltip="4 takes frames 1, 5, 9, … of each clip."
-                ),
-                io.Int.Input(
-                    "width", default=256, min=16, max=4096, step=16, tooltip="Of the clips the model learns to make."
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=256,
+                    advanced=True,
+                    tooltip="Pairs per step. More learns more steadily, takes longer and needs more memory.",
                 ),
                 io.Int.Input(
-                    "height", default=256, min=16, max=4096, step=16, tooltip="Of the clips the model learns to make."
+                    "frame_count",
+                    default=16,
+                    min=1,
+                    max=1024,
+                    tooltip="Frames taken from each clip. More teach longer actions and need more memory.",
+                ),
+                io.Int.Input(
+                    "every_nth",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip=(
+                        "4 takes frames 1, 5, 9, … of each clip. More covers more time, with bigger moves per frame."
+                    ),
+                ),
+                io.Int.Input(
+                    "width",
+                    default=256,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip=(
+                        "Width of the clips the model learns to make, in pixels: near what you will generate. More "
+                        "needs more memory."
+                    ),
+                ),
+                io.Int.Input(
+                    "height",
+                    default=256,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip=(
+                        "Height of the clips the model learns to make, in pixels: near what you will generate. More "
+                        "needs more memory."
+                    ),
                 ),
                 io.Combo.Input(
                     "weighting",
                     options=["none", "clean", "velocity", "min-snr"],
+                    advanced=True,
                     tooltip=(
                         "Which noise levels count. none: the model's own loss. clean: motion, which is decided at high "
-                        "noise, counts most; learns faster with models that predict noise."
+                        "noise, counts most; learns faster with models that predict noise. velocity and min-snr are "
+                        "milder forms of it."
                     ),
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
                     default=True,
-                    tooltip="Needs much less memory for a third more time.",
+                    advanced=True,
+                    tooltip="Needs much less memory for a third more time. Off is faster where the memory suffices.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**32 - 1, tooltip="Decides everything that is left to chance."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    tooltip="Decides everything that is left to chance: the same seed gives the same run again.",
                 ),
                 EchoReelWire.Input(
                     "echoreel", optional=True, tooltip="An adapter to go on from, in place of a fresh one."
@@ -247,18 +304,25 @@ class SaveAdapter(io.ComfyNode):
             display_name="Save EchoReel Adapter",
             category="EchoReel/training",
             description="Saves an adapter in models/echoreel, where Load EchoReel Adapter finds it.",
+            search_aliases=["export adapter", "write adapter"],
             is_output_node=True,
             inputs=[
                 EchoReelWire.Input("echoreel", tooltip="From Train EchoReel, or any other."),
                 io.String.Input(
                     "filename_prefix",
                     default="my_adapter",
-                    tooltip="The file's name; a number is added, so nothing is ever overwritten.",
+                    tooltip=(
+                        "The file's name, with a folder if you like: people/jump. A number is added, so nothing is "
+                        "overwritten."
+                    ),
                 ),
                 io.Combo.Input(
                     "precision",
                     options=["float16", "bfloat16", "float32"],
-                    tooltip="float16 halves the file and loses nothing you would see.",
+                    tooltip=(
+                        "How exactly the numbers are written. float16 halves the file and loses nothing you would see, "
+                        "float32 keeps every bit for training on."
+                    ),
                 ),
             ],
             outputs=[io.String.Output("file", tooltip="The name under which Load EchoReel Adapter lists it.")],

@@ -210,8 +210,12 @@ def rewrite(path, change):
     )
 
 
+def part(**changes):
+    return {"start": 0.0, "end": 1.0, "fade_in": None, "fade_out": None, **changes}
+
+
 DAMAGE = {
-    "newer": lambda d, t: d.update(version=2),
+    "newer": lambda d, t: d.update(version=3),
     "version is text": lambda d, t: d.update(version="new"),
     "no version": lambda d, t: d.pop("version") and None,
     "adapter": lambda d, t: d.update(format="adapter"),
@@ -226,6 +230,14 @@ DAMAGE = {
     "weight text": lambda d, t: d["groups"][0][0].update(weight="heavy"),
     "weight NaN": lambda d, t: d["groups"][0][0].update(weight=math.nan),
     "too many shares": lambda d, t: d.update(shares=[0.5, 0.5]),
+    "a part that ends before it begins": lambda d, t: d.update(parts=[[part(start=0.6, end=0.5)]]),
+    "a part that ends after the clip": lambda d, t: d.update(parts=[[part(end=1.5)]]),
+    "a part that fades backwards": lambda d, t: d.update(parts=[[part(fade_in=-0.1)]]),
+    "a part that is not a number": lambda d, t: d.update(parts=[[part(start=math.nan)]]),
+    "a part without a start": lambda d, t: d.update(parts=[[{"end": 1.0}]]),
+    "a part that starts at null": lambda d, t: d.update(parts=[[part(start=None)]]),
+    "parts a number": lambda d, t: d.update(parts=3),
+    "too many parts": lambda d, t: d.update(parts=[[], []]),
     "shares text": lambda d, t: d.update(shares="a"),
     "more references than tensors": lambda d, t: d["groups"][0].append(d["groups"][0][0]),
     "not JSON": lambda d, t: "{",
@@ -248,7 +260,7 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path, damage):
         load_action(path)
     assert "\n" not in str(error.value)
     if damage == "newer":
-        assert "version 2" in str(error.value) and "up to 1" in str(error.value)
+        assert "version 3" in str(error.value) and "up to 2" in str(error.value)
     if damage == "adapter":
         assert "EchoReel adapter" in str(error.value)
 

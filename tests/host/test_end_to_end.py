@@ -101,6 +101,12 @@ def test_two_references(server, prompt_of):
         blended = sampled(server, prompt)
     assert counted.calls[PRISM] == 0
     assert not torch.equal(both, blended)
+    combining = of_type(prompt, "EchoReelCombineActions")[0]["inputs"]
+    combining.update(how="one after another", weights="", crossfade=0.1, weight_1=2.0)
+    in_turn = sampled(server, prompt)
+    assert not torch.equal(both, in_turn) and not torch.equal(blended, in_turn)
+    combining["weight_1"] = 0.5
+    assert not torch.equal(sampled(server, prompt), in_turn)
 
 
 def disc(size: tuple[int, int]) -> np.ndarray:

@@ -100,6 +100,37 @@ def test_a_mask_keeps_the_action_to_its_frame_and_place(case):
     assert changed[expected].float().mean() > 0.9
 
 
+def test_a_sequence_is_each_action_at_its_own_frames(case, monkeypatch):
+    """Another action in the second place changes the frames of the second, and only those; and the other way round."""
+    import adapters
+    from echoreel_pack.echoreel_core.action import combine
+    from echoreel_pack.nodes.control import Control
+    from echoreel_pack.nodes.patch import ActionPatch
+
+    deltas = []
+    delta = ActionPatch._delta
+
+    def spy(self, index, model, state, call, hidden):
+        result = delta(self, index, model, state, call, hidden)
+        if result is not None:
+            deltas.append((case.host.to_frames(result, call.grid), call.frames))
+        return result
+
+    monkeypatch.setattr(ActionPatch, "_delta", spy)
+    last = (0.0,) * (len(case.sites) - 1) + (1.0,)  # the others would bring what is different into every frame
+    first, second, other = (adapters.random_action(case.echoreel, seed=seed) for seed in (7, 20, 30))
+    for pair in ((first, second), (first, other), (other, second)):
+        action = combine(pair, "one after another", [1, 1])
+        call(case.tiny, case.apply(action=action, control=Control(block_factors=last)))
+    (both, frames), (other_second, _), (other_first, _) = deltas
+    at, border = torch.tensor(frames.at), frames.total / 2
+    in_first, in_second = at + 1 <= border, at >= border
+    assert in_first.any() and (in_second.any() or "ar_state" in case.tiny.options)  # a chunk is the clip's beginning
+    for changed, differs, is_the_same in ((other_second, in_second, in_first), (other_first, in_first, in_second)):
+        assert torch.allclose(both[:, is_the_same], changed[:, is_the_same], rtol=1e-3, atol=1e-4)
+        assert ((both - changed).abs().amax(dim=(0, 2, 3))[differs] > 0.01).all()
+
+
 def test_a_fresh_adapter_is_bit_identical(case):
     import adapters
 

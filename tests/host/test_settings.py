@@ -154,6 +154,33 @@ class TestWindows:
         assert [frames.at for _, frames, index in seen if index == 0] == expected
         assert {frames.total for _, frames, _ in seen} == {FRAMES}
 
+    @pytest.mark.parametrize("anchor", [True, False])
+    def test_a_sequence_goes_through_all_windows(self, model, echoreel, action, monkeypatch, anchor):
+        """Each window has the shares of its own frames, and nothing of an action that does not play in it."""
+        import adapters
+        from echoreel_pack.echoreel_core.action import combine
+        from echoreel_pack.nodes.patch import ActionPatch
+
+        contexts = []
+        make = ActionPatch._context
+
+        def spy(self, call, rows):
+            contexts.append((call.frames.at, make(self, call, rows)))
+            return contexts[-1][1]
+
+        monkeypatch.setattr(ActionPatch, "_context", spy)
+        other = adapters.random_action(echoreel, seed=30, frames=5)
+        both = combine([action, other], "one after another", [5, 2])  # the border lies at frame 5 of 7
+        run(self.windowed(apply_action(model, echoreel, both, 1.0), anchor=anchor))
+        plays = {False: [1.0, 0.0], True: [0.0, 1.0]}
+        for at, context in contexts:
+            if max(at) < 5:
+                assert context.groups == (4,) and context.shares is None
+            else:
+                assert context.groups == (4, 5)
+                assert context.shares.tolist() == [plays[frame >= 5] for frame in at]
+        assert {max(at) < 5 for at, _ in contexts} == {True, False}
+
     def test_a_window_of_the_whole_clip_is_no_window(self, model, echoreel, action, seen):
         run(self.windowed(apply_action(model, echoreel, action, 1.0), length=FRAMES))
         assert {frames.at for _, frames, _ in seen} == {tuple(map(float, range(FRAMES)))}

@@ -1,0 +1,71 @@
+"""Documentation that names things of the code names them as they are."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "web" / "docs").rglob("*.md")]
+HOLE = "…"
+MOST_PICTURE_BYTES = 1_500_000
+
+
+def sentences() -> list[str]:
+    """Every text in the pack's code, with … for what is put in."""
+    found = []
+    for path in [*(ROOT / "echoreel_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def messages() -> list[str]:
+    """The messages in the tables of troubleshooting.md that have a column of messages."""
+    rows, in_table = [], False
+    for line in (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            in_table = False
+        elif line.startswith("| message "):
+            in_table = True
+        elif in_table and not line.startswith("| ---"):
+            rows.append(line.split("|")[1].strip())
+    return rows
+
+
+def test_every_message_in_the_troubleshooting_table_is_one_of_the_codes():
+    texts = sentences()
+    told = messages()
+    assert len(told) > 30
+    unknown = []
+    for message in told:
+        pattern = ".*".join(re.escape(part.strip()) for part in message.split(HOLE))
+        if not any(re.search(pattern, text, re.DOTALL) for text in texts):
+            unknown.append(message)
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    # the page of ComfyUI resolves pictures of <node id>/en.md from docs/, as it does those of <node id>.md
+    folder = ROOT / "web" / "docs" if (ROOT / "web" / "docs") in page.parents else page.parent
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    own = r"https://github\.com/echoreel/comfyui-echoreel/blob/main/([\w./-]+)"
+    missing = [target for target in targets if not (folder / target.split("#")[0]).exists()]
+    missing += [target for target in re.findall(own, text) if not (ROOT / target).exists()]
+    assert missing == []
+
+
+def test_the_pictures_of_the_help_pages_are_small():
+    pictures = list((ROOT / "web" / "docs" / "pictures").iterdir())
+    used = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [picture.name for picture in pictures if f"pictures/{picture.name}" not in used] == []
+    everything = [*pictures, *(ROOT / "docs").glob("*.jpg"), *(ROOT / "docs").glob("*.png")]
+    assert sum(picture.stat().st_size for picture in everything) <= MOST_PICTURE_BYTES

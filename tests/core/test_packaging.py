@@ -1,0 +1,74 @@
+"""What `comfy node pack` would publish, by its own rule: what git knows without what .comfyignore names."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+MOST_BYTES = 25 * 2**20
+
+
+def git(*arguments: str) -> list[str]:
+    """The paths a git command lists. .comfyignore is written in git's own patterns, so git reads it."""
+    done = subprocess.run(["git", *arguments, "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return [path for path in done.stdout.split("\0") if path]
+
+
+def left_out(path: str) -> bool:
+    """Whether a file there would be kept out of git or of the archive."""
+    command = ["git", "-c", "core.excludesFile=.comfyignore", "check-ignore", "--quiet", "--no-index", path]
+    return subprocess.run(command, cwd=ROOT).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def archive():
+    """Paths in the archive."""
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("this copy has no git history to tell what is published")
+    return set(git("ls-files")) - set(git("ls-files", "--cached", "--ignored", "--exclude-from=.comfyignore"))
+
+
+def test_it_is_small(archive):
+    size = sum((ROOT / path).stat().st_size for path in archive)  # unpacked, which is more than packed
+    assert size <= MOST_BYTES, f"{size / 2**20:.1f} MB"
+
+
+def test_what_only_developers_need_stays_out(archive):
+    inside = {path for path in archive if path.split("/")[0] in ("tests", "benchmarks", ".ci", ".github")}
+    assert not inside
+    for path in ("tests/core/test_new.py", "benchmarks/new.py", "echoreel_core/pixel_actions/curves/base.png"):
+        assert left_out(path), path
+    assert left_out("echoreel_core/pixel_actions/log.jsonl")
+
+
+def test_what_users_need_is_in(archive):
+    folders = ("nodes", "echoreel_core", "workflows", "web/docs", "locales/zh", "locales/ja", "locales/ko", "docs")
+    for folder in folders:
+        tracked = git("ls-files", folder)
+        assert tracked, folder
+        assert set(tracked) <= archive, folder
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "node_list.json", "LICENSE", "README.md"} <= archive
+    assert not left_out("echoreel_core/pixel_actions/pixel_actions.safetensors")
+
+
+def test_the_registry_finds_what_it_asks_for():
+    project, comfy = PROJECT["project"], PROJECT["tool"]["comfy"]
+    assert all(part.isdigit() for part in project["version"].split(".")) and project["version"].count(".") == 2
+    assert project["urls"]["Repository"].startswith("https://")
+    assert project["description"] and comfy["PublisherId"] and comfy["DisplayName"]
+    floor = comfy["requires-comfyui"].removeprefix(">=")
+    assert floor.count(".") == 2, "with fewer parts the registry drops it"
+
+
+def test_installing_brings_no_torch_and_pins_nothing():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    assert lines == PROJECT["project"]["dependencies"]
+    assert not [line for line in lines if line.startswith("torch") or "==" in line]
+    assert not (ROOT / "install.py").exists()

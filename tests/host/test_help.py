@@ -1,0 +1,58 @@
+"""Every node has a help page that speaks of each of its inputs, at both addresses that the page asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
+SERVED = "/extensions/comfyui-echoreel/docs"
+
+
+@pytest.fixture(scope="module")
+def schemas(pack):
+    return [node.GET_SCHEMA() for node in asyncio.run(pack.comfy_entrypoint().get_node_list())]
+
+
+def test_there_is_one_for_every_node_and_no_other(schemas):
+    ids = {schema.node_id for schema in schemas}
+    assert {path.stem for path in DOCS.glob("*.md")} == ids
+    assert {path.name for path in DOCS.iterdir() if path.is_dir()} == ids | {"pictures"}
+
+
+def test_it_is_about_this_node(schemas):
+    for schema in schemas:
+        text = (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# {schema.display_name}\n"), schema.node_id
+        assert "](pictures/" in text, schema.node_id
+
+
+def test_it_speaks_of_every_input_and_output(schemas):
+    for schema in schemas:
+        bold = set(re.findall(r"\*\*([^*]+)\*\*", (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")))
+        for first, last in [pair.split("…") for pair in bold if "…" in pair]:
+            name = first.rpartition("_")[0]
+            bold |= {f"{name}_{i}" for i in range(int(first.split("_")[-1]), int(last.split("_")[-1]) + 1)}
+        named = [field.display_name or field.id for field in schema.inputs]
+        named += [field.display_name or field.get_io_type() for field in schema.outputs]
+        assert [name for name in named if name not in bold] == [], schema.node_id
+
+
+def test_the_page_for_english_is_the_one_for_all(schemas):
+    """The page asks for <node id>/en.md first and logs an error where it is missing, then for <node id>.md."""
+    for schema in schemas:
+        for_all, for_english = DOCS / f"{schema.node_id}.md", DOCS / schema.node_id / "en.md"
+        assert for_english.read_bytes() == for_all.read_bytes(), f"copy {for_all.name} to {for_english}"
+
+
+def test_the_host_serves_pages_and_pictures(server, schemas):
+    paths = [f"{schema.node_id}/en.md" for schema in schemas] + [f"{schema.node_id}.md" for schema in schemas]
+    paths += [f"pictures/{picture.name}" for picture in (DOCS / "pictures").iterdir()]
+    for path in paths:
+        with urllib.request.urlopen(f"{server.url}{SERVED}/{path}", timeout=60) as answer:
+            assert answer.headers.get_content_type() != "text/html", path  # the page takes that for its own start page
+            assert answer.read() == (DOCS / path).read_bytes()
