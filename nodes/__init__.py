@@ -10,6 +10,7 @@ from . import (
     apply_echoreel,
     combine_actions,
     compare,
+    example_route,
     filmstrip_route,
     load_reference_video,
     loaders,
@@ -39,9 +40,10 @@ class EchoReelExtension(ComfyExtension):
 
 
 def register() -> EchoReelExtension:
-    """Registers the pack's folders and its route with the host and returns its nodes."""
+    """Registers the pack's folders and its routes with the host and returns its nodes."""
     loaders.register_folders()
     action_files.register_folders()
     reference_library.register_folders()
     filmstrip_route.register_routes()
+    example_route.register_routes()
     return EchoReelExtension()

@@ -139,8 +139,12 @@ class ComfyServer:
         return self._log.read_text(errors="replace")
 
     def get(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> bytes:
+        """What it answers. Raises: urllib.error.HTTPError."""
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return json.load(answer)
+            return answer.read()
 
     def post(self, path: str, content: dict[str, Any]) -> Any:
         """The JSON answer, None where it is empty. Raises: urllib.error.HTTPError."""

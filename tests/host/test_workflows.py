@@ -5,6 +5,7 @@ import json
 import re
 from urllib.parse import quote
 
+import av
 import pytest
 from workflow_files import ALWAYS, MUTED, ROOT, SHIPPED, load, of_type, problems, to_prompt
 
@@ -15,6 +16,8 @@ except ModuleNotFoundError:  # Python 3.10
 
 TEXT_TO_VIDEO = load(ROOT / "workflows" / "EchoReel text to video.json")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# these need nothing but what comes with the pack
+EMBEDDED = [path for path in SHIPPED if "Pixel Actions" in path.read_text(encoding="utf-8")]
 shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
@@ -23,7 +26,9 @@ def test_there_are_shipped_workflows():
         "EchoReel text to video",
         "EchoReel two references",
         "EchoReel save and load an action",
+        *(path.stem for path in EMBEDDED),
     }
+    assert len(EMBEDDED) == 4
 
 
 @shipped
@@ -48,7 +53,7 @@ def test_names_the_pack_and_where_to_get_the_model(path):
         assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == (PROJECT["name"], PROJECT["version"])
     (note,) = of_type(workflow, "MarkdownNote")
     hints = [(node, hint) for node in workflow["nodes"] for hint in node["properties"].get("models", ())]
-    assert hints
+    assert bool(hints) != (path in EMBEDDED)
     for node, hint in hints:
         assert hint["name"] == node["widgets_values"][0]
         assert hint["url"] in note["widgets_values"][0]
@@ -64,6 +69,17 @@ def test_without_an_adapter_the_plain_model_runs(name, object_info):
     assert saved["inputs"]["video"]
     (note,) = of_type(workflow, "MarkdownNote")
     assert "docs/hosts.md#train-an-adapter" in note["widgets_values"][0]
+
+
+@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
+def test_runs_as_it_opens(path, server, object_info):
+    """With nothing downloaded and nothing changed: 16 frames of video."""
+    run = server.run(to_prompt(load(path), object_info), seconds=600)
+    assert run.error is None, run.error
+    with av.open(str(server.file(run, ".mp4"))) as video:
+        (stream,) = video.streams.video
+        assert len(list(video.decode(stream))) == 16
+        assert stream.height >= 256
 
 
 @shipped

@@ -79,8 +79,9 @@ class Widget:
         if self.type == "SEED_CONTROL":
             return None if value in SEED_CONTROL else f"{self.name} is {value!r}"
         if self.choices is not None:
-            # the files in a user's folders are not known here, but a shipped upload has none chosen
-            allowed = [""] if _is_upload(self.options) else self.choices
+            allowed = self.choices
+            if _is_upload(self.options):  # a shipped one names no file of a user's, only what comes with the pack
+                allowed = ["", *(choice for choice in self.choices if choice.endswith(" [echoreel]"))]
             return None if value in allowed else f"{self.name} is {value!r}, none of {allowed}"
         wanted = PYTHON_TYPES.get(self.type)
         if wanted and (not isinstance(value, wanted) or (self.type != "BOOLEAN" and isinstance(value, bool))):

@@ -13,6 +13,7 @@ from workflow_files import BYPASSED, ROOT, SHIPPED, load, of_type, to_prompt
 
 pytestmark = pytest.mark.heavy
 SHOTS = ROOT / "tests" / "output" / "web"
+EMBEDDED = "Pixel Actions"
 PAGE_ONLY = {"upload", "video-preview"}
 """Widgets that the page draws and sends along, without an input in the node."""
 
@@ -28,6 +29,7 @@ def report(request, tools, server, tmp_path_factory):
         "chromium": tools["chromium"],
         "workflows": [str(path) for path in SHIPPED],
         "run": [str(path) for path in SHIPPED if of_type(load(path), "EchoReelLoadCheckpoint")],  # no other download
+        "embedded": [str(path) for path in SHIPPED if EMBEDDED in path.read_text(encoding="utf-8")],
         "clip": str(write_clip(folder / f"clip_{request.param}.mp4", 80, size=(320, 240))),
         "saved": str(server.base / "user" / "default" / "workflows"),
         "shots": str(SHOTS),
