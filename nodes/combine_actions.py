@@ -44,7 +44,14 @@ class CombineActions(io.ComfyNode):
             ),
             search_aliases=["blend actions", "merge actions", "several references", "sequence", "crossfade"],
             inputs=[
-                io.Autogrow.Input("actions", template=actions),
+                io.Autogrow.Input(
+                    "actions",
+                    template=actions,
+                    tooltip=(
+                        "The actions to bring together, from Action Prism Encode or Load Action. With each one that is "
+                        "connected another place appears."
+                    ),
+                ),
                 io.Combo.Input(
                     "how",
                     options=["attend to all", "blend", SEQUENCE],

@@ -37,7 +37,11 @@ class Compare(io.ComfyNode):
             ),
             search_aliases=["side by side", "before and after", "contact sheet", "image grid", "labels"],
             inputs=[
-                io.Autogrow.Input("clips", template=clips),
+                io.Autogrow.Input(
+                    "clips",
+                    template=clips,
+                    tooltip="The clips to compare, frames or videos. With each one connected another place appears.",
+                ),
                 io.String.Input(
                     "labels",
                     default="reference\nwithout\nwith",

@@ -109,6 +109,24 @@ def test_two_references(server, prompt_of):
     assert not torch.equal(sampled(server, prompt), in_turn)
 
 
+def test_preview_and_compare(server, prompt_of):
+    prompt = prompt_of("text to video")
+    encode, decode = of_type(prompt, ENCODE)[0]["inputs"], id_of(prompt, "VAEDecode")
+    action = {"action": [id_of(prompt, ENCODE), 0], "echoreel": encode["echoreel"], "frames": encode["frames"]}
+    clips = {"clips.clip_0": encode["frames"], "clips.clip_1": [decode, 0]}
+    compare = {**clips, "labels": "reference\nwith", "layout": "a video, side by side", "height": 64}
+    run = server.run(
+        {
+            **prompt,
+            "preview": {"class_type": "EchoReelPreviewAction", "inputs": action},
+            "compare": {"class_type": "EchoReelCompare", "inputs": compare},
+            "frames": {"class_type": "PreviewImage", "inputs": {"images": ["compare", 0]}},
+        }
+    )
+    assert len(run.outputs["preview"]["images"]) == 1
+    assert len(run.outputs["frames"]["images"]) == 16
+
+
 def disc(size: tuple[int, int]) -> np.ndarray:
     width, height = size
     y, x = np.mgrid[:height, :width]

@@ -33,10 +33,10 @@ def test_it_is_about_this_node(schemas):
 
 def test_it_speaks_of_every_input_and_output(schemas):
     for schema in schemas:
-        bold = set(re.findall(r"\*\*([^*]+)\*\*", (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")))
-        for first, last in [pair.split("…") for pair in bold if "…" in pair]:
-            name = first.rpartition("_")[0]
-            bold |= {f"{name}_{i}" for i in range(int(first.split("_")[-1]), int(last.split("_")[-1]) + 1)}
+        text = (DOCS / f"{schema.node_id}.md").read_text(encoding="utf-8")
+        bold = set(re.findall(r"\*\*([^*]+)\*\*", text))
+        for name, first, last in re.findall(r"\*\*(\w+_)(\d+) … \w+_(\d+)\*\*", text):
+            bold |= {f"{name}{number}" for number in range(int(first), int(last) + 1)}
         named = [field.display_name or field.id for field in schema.inputs]
         named += [field.display_name or field.get_io_type() for field in schema.outputs]
         assert [name for name in named if name not in bold] == [], schema.node_id

@@ -63,6 +63,7 @@ try {
 
   const [first] = task.workflows.filter((file) => file.includes('text to video'));
   await page.drop(read(first), 'bypass');
+  await page.openHelp('EchoReelApply', 'Apply EchoReel');
   report.bypassed = await page.bypassed('EchoReelApply');
 
   await makeQuick();

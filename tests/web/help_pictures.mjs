@@ -4,6 +4,7 @@ import { Page, read } from './page.mjs';
 
 const CLIP = { type: 'EchoReelLoadReferenceVideo', widgets: { file: 'somersault.mp4' } };
 const CHECKPOINT = { type: 'EchoReelLoadCheckpoint', widgets: { checkpoint: 'checkpoint.pt' } };
+const EMBEDDED = { type: 'EchoReelLoadCheckpoint', widgets: { checkpoint: 'pixel_actions.safetensors' } };
 const ADAPTER = { type: 'EchoReelLoadAdapter', widgets: { adapter: 'wan2.1_1.3B_echoreel.safetensors' } };
 const WAN = { type: 'UNETLoader', widgets: { unet_name: 'wan2.1_t2v_1.3B_bf16.safetensors' } };
 const WAN_CLIP = { type: 'CLIPLoader', widgets: { clip_name: 'umt5_xxl_fp16.safetensors', type: 'wan' } };
@@ -33,6 +34,21 @@ const SCENES = {
     links: ['load.ECHOREEL > prism.echoreel', 'load.VAE > prism.vae', 'load.CLIP > prism.clip', 'load.CLIP > positive.clip',
       'load.CLIP > negative.clip', 'clip.frames > prism.frames', 'clip.info > prism.info',
       'positive.CONDITIONING > prism.positive', 'negative.CONDITIONING > prism.negative'],
+  },
+  EchoReelPreviewAction: {
+    columns: [{ load: EMBEDDED, clip: CLIP }, { positive: prompt('a small blue knight somersaulting on a teal background'), negative: prompt(''), prism: PRISM },
+      { preview: { type: 'EchoReelPreviewAction', size: [470, 760] } }],
+    links: ['load.ECHOREEL > prism.echoreel', 'load.VAE > prism.vae', 'load.CLIP > prism.clip', 'load.CLIP > positive.clip',
+      'load.CLIP > negative.clip', 'clip.frames > prism.frames', 'positive.CONDITIONING > prism.positive',
+      'negative.CONDITIONING > prism.negative', 'prism.action > preview.action', 'load.ECHOREEL > preview.echoreel',
+      'clip.frames > preview.frames'],
+    run: true,
+  },
+  EchoReelCompare: {
+    columns: [{ clip: CLIP }, { plain: { type: 'VAEDecode', title: 'VAE Decode, without EchoReel', size: [270, 60] }, acting: { type: 'VAEDecode', title: 'VAE Decode, with EchoReel', size: [270, 60] } },
+      { compare: { type: 'EchoReelCompare', size: [300, 260] } }, { video: { type: 'CreateVideo' } }],
+    links: ['clip.frames > compare.clips.clip_0', 'plain.IMAGE > compare.clips.clip_1', 'acting.IMAGE > compare.clips.clip_2',
+      'compare.images > video.images', 'clip.fps > video.fps'],
   },
   EchoReelCombineActions: {
     columns: [{ first: action('run'), second: action('jump') }, { combine: { type: 'EchoReelCombineActions' } }, { apply: APPLY }],
@@ -78,9 +94,10 @@ const build = (scene, number) => page.page.evaluate(({ columns, links, number })
   app.graph.clear();
   const nodes = {};
   let id = 100 * number; // the page remembers values and previews by id
-  for (const [name, { type, widgets = {}, size }] of columns.flatMap(Object.entries)) {
+  for (const [name, { type, title, widgets = {}, size }] of columns.flatMap(Object.entries)) {
     const node = nodes[name] = LiteGraph.createNode(type);
     node.id = ++id;
+    if (title) node.title = title;
     app.graph.add(node);
     for (const [widget, value] of Object.entries(widgets)) {
       const found = node.widgets.find((entry) => entry.name === widget);

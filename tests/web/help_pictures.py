@@ -1,13 +1,14 @@
 """Takes the pictures of the help pages anew: small graphs in the real page, with clips of Pixel Actions.
 
-    COMFYUI_PATH=... python tests/web/help_pictures.py [NODE ID ...]
+    COMFYUI_PATH=... python tests/web/help_pictures.py [--checkpoint FILE] [NODE ID ...]
 
-Run it in ComfyUI's Python, where Node and a Chromium are installed (npm install --prefix tests/web). Files of models
-that no picture runs are empty: only their names are seen.
+Run it in ComfyUI's Python, where Node and a Chromium are installed (npm install --prefix tests/web). What runs does so
+with the embedded model. Files of models that no picture runs are empty: only their names are seen.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from echoreel_core.pixel_actions.world import draw_clips, render  # noqa: E402
 from echoreel_core.video import Sampling, read_video  # noqa: E402
 from echoreel_core.video_write import write_video  # noqa: E402
 
+EMBEDDED = ROOT / "echoreel_core" / "pixel_actions" / "pixel_actions.safetensors"
 PICTURES = ROOT / "web" / "docs" / "pictures"
 SHOWN = (
     "checkpoints/checkpoint.pt",
@@ -65,6 +67,10 @@ def filmstrips(clip: Path) -> Image.Image:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("nodes", nargs="*", metavar="NODE ID", help="default all")
+    parser.add_argument("--checkpoint", type=Path, default=EMBEDDED, help="to run in place of the embedded one")
+    options = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
     with tempfile.TemporaryDirectory() as folder:
         server = ComfyServer(Path(folder, "comfyui"))
@@ -72,6 +78,7 @@ def main() -> None:
             path = server.base / "models" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
+        shutil.copy(options.checkpoint, server.base / "models" / "checkpoints" / EMBEDDED.name)
         for name in ("jump_00001_.safetensors", "run_00001_.safetensors"):
             path = server.base / "output" / "echoreel_actions" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +88,7 @@ def main() -> None:
         shutil.copy(server.base / "input" / "actions" / "somersault" / "somersault_1.mp4", clip)
         PICTURES.mkdir(parents=True, exist_ok=True)
         with server:
-            task = {"url": server.url, "chromium": chromium, "only": sys.argv[1:], "shots": folder}
+            task = {"url": server.url, "chromium": chromium, "only": options.nodes, "shots": folder}
             Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
             subprocess.run(["node", "help_pictures.mjs", str(Path(folder, "task.json"))], cwd=HERE, check=True)
         for shot in sorted(Path(folder).glob("*.png")):

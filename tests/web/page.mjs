@@ -211,6 +211,20 @@ export class Page {
     this.check((await this.errors()).length === 0, `the template ${name} opens with ${JSON.stringify(await this.errors())}`);
   }
 
+  /** Opens the help of a node in the graph and closes it; it has to begin with this heading and show its pictures. */
+  async openHelp(type, heading) {
+    await this.page.evaluate((type) => app.canvas.selectNode(app.graph.nodes.find((node) => node.type === type)), type);
+    await this.page.locator('[data-testid=info-button]').first().dispatchEvent('click'); // bars may lie over it
+    const help = this.page.locator('.node-help-content');
+    await help.getByRole('heading', { name: heading, exact: true }).first().waitFor();
+    await this.settle();
+    const pictures = await help.locator('img').evaluateAll((images) => images.map((image) => [image.src, image.naturalWidth]));
+    this.check(pictures.length > 0, `the help of ${type} shows no picture`);
+    for (const [address, width] of pictures) this.check(width > 0, `the help of ${type}: ${address} is not shown`);
+    await this.shot(`help of ${heading}`);
+    await this.page.evaluate(() => app.canvas.deselectAll());
+  }
+
   async close() {
     await this.browser.close();
   }
