@@ -1,20 +1,11 @@
 // Combine Actions on the canvas: a weight for every action that is connected, and a cross-fade where one is made. All
 // that is kept is in the node's own widgets; which of them can be seen follows from the links.
 import { app } from '../../scripts/app.js';
+import { follow } from './follow.js';
 
 const NODE = 'EchoReelCombineActions';
 const SEQUENCE = 'one after another';
 const ALWAYS = 2; // the least that can be combined
-
-/** Calls `after` whenever the method runs, in addition to what is there. */
-function follow(object, method, after) {
-  const before = object[method];
-  object[method] = function (...given) {
-    const result = before?.apply(this, given);
-    after();
-    return result;
-  };
-}
 
 class Weights {
   #node;

@@ -2,6 +2,7 @@
 // kept is in the node's own widgets; the player and the upload are the host's.
 import { app } from '../../scripts/app.js';
 import { api } from '../../scripts/api.js';
+import { follow } from './follow.js';
 import { Frames } from './reference_video/frames.js';
 import { Timeline } from './reference_video/timeline.js';
 
@@ -11,16 +12,6 @@ const HEIGHT = 176; // as in style.css
 const MARGIN = 10; // around widgets on the canvas
 const PAUSE = 200; // ms without a change before the frames are asked for
 let count = 0; // of nodes made
-
-/** Calls `after` whenever the method runs, in addition to what is there. */
-function follow(object, method, after) {
-  const before = object[method];
-  object[method] = function (...given) {
-    const result = before?.apply(this, given);
-    after();
-    return result;
-  };
-}
 
 class ReferenceVideo {
   #node;
