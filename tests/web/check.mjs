@@ -63,7 +63,6 @@ try {
 
   const [first] = task.workflows.filter((file) => file.includes('text to video'));
   await page.drop(read(first), 'bypass');
-  await page.openHelp('EchoReelApply', 'Apply EchoReel');
   report.bypassed = await page.bypassed('EchoReelApply');
 
   await makeQuick();
@@ -73,6 +72,7 @@ try {
   report.reopened = await page.serialized();
 
   await page.openTemplate('comfyui-echoreel', path.basename(first, '.json'));
+  await page.openHelp('EchoReelApply', 'Apply EchoReel');
 } catch (error) {
   page.problems.push(`stopped: ${error.stack.slice(0, 800)}`);
   await page.page.screenshot({ path: path.join(task.shots, `stopped ${task.renderer}.png`) });

@@ -211,7 +211,7 @@ export class Page {
     this.check((await this.errors()).length === 0, `the template ${name} opens with ${JSON.stringify(await this.errors())}`);
   }
 
-  /** Opens the help of a node in the graph and closes it; it has to begin with this heading and show its pictures. */
+  /** Opens the help of a node in the graph; it has to have this heading and show its pictures. */
   async openHelp(type, heading) {
     await this.page.evaluate((type) => app.canvas.selectNode(app.graph.nodes.find((node) => node.type === type)), type);
     await this.page.locator('[data-testid=info-button]').first().dispatchEvent('click'); // bars may lie over it
@@ -222,7 +222,6 @@ export class Page {
     this.check(pictures.length > 0, `the help of ${type} shows no picture`);
     for (const [address, width] of pictures) this.check(width > 0, `the help of ${type}: ${address} is not shown`);
     await this.shot(`help of ${heading}`);
-    await this.page.evaluate(() => app.canvas.deselectAll());
   }
 
   async close() {
