@@ -179,8 +179,9 @@ def _node_problems(node: dict[str, Any], info: ObjectInfo) -> Iterator[str]:
     for widget, value in zip(known, values, strict=False):  # those missing at the end keep their defaults
         is_file = widget.type == "COMBO" and not _is_upload(widget.options) and not widget.options.get("default")
         hinted = value in {model.get("name") for model in properties.get("models", ())}
-        muted_file = is_file and node["mode"] == MUTED and value == ""
-        problem = None if widget.name in linked or hinted or muted_file else widget.problem(value)
+        # what only the user has: nothing is chosen yet, in a node that does not run before, or of clips to train on
+        open_choice = is_file and value == "" and (node["mode"] == MUTED or node["type"] == "EchoReelTrain")
+        problem = None if widget.name in linked or hinted or open_choice else widget.problem(value)
         if problem:
             yield problem
     places = sockets(section)
