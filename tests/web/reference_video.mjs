@@ -16,7 +16,7 @@ const empty = { version: 0.4, last_node_id: 1, last_link_id: 0, links: [], group
   properties: { 'Node name for S&R': TYPE }, widgets_values: ['', 0, 0, 16, 'every nth frame', 4, 8, 80, 48, 'stretch', 'image'],
 }] };
 
-/** What each node's widgets hold and what is drawn below them, once it is drawn. */
+/** What each node's widgets hold, those that are saved, and what is drawn below them, once it is drawn. */
 async function state(name) {
   await page.settle();
   await tab.waitForFunction(() => !document.querySelector('.echoreel-old'));
@@ -24,7 +24,8 @@ async function state(name) {
     const element = node.widgets.find((widget) => widget.name === 'filmstrip').element;
     const handle = element.querySelector('[aria-label="Start of the span"]');
     return {
-      widgets: Object.fromEntries(node.widgets.map((widget) => [widget.name, widget.value])),
+      widgets: Object.fromEntries(node.widgets.filter((widget) => widget.serialize !== false)
+        .map((widget) => [widget.name, widget.value])),
       times: [...element.querySelectorAll('li')].map((item) => item.textContent),
       repeats: element.querySelectorAll('li.echoreel-repeats').length,
       picture: element.querySelector('ol').style.getPropertyValue('--picture').slice(5, -2),

@@ -4,6 +4,7 @@ Screenshots are kept in tests/output/web.
 """
 
 import json
+import math
 import subprocess
 from pathlib import Path
 from urllib.parse import urlencode
@@ -86,7 +87,7 @@ def test_dragging_sets_start_and_duration(report):
 def test_keys_set_start_and_duration(report):
     before, length = span(report, "span dragged")
     start, duration = span(report, "start by keys")
-    assert start * RATE == pytest.approx(round(before * RATE) + 2)
+    assert start * RATE == pytest.approx(math.floor(before * RATE + 0.5) + 2)  # whole frames
     assert start + duration == pytest.approx(before + length, abs=0.002)
     assert span(report, "span by keys") == (pytest.approx(start + 1), pytest.approx(duration, abs=0.002))
     assert span(report, "end by keys") == (pytest.approx(start + 1), 0)
