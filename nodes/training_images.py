@@ -94,12 +94,11 @@ def _wan(base: Any, clip: Clip) -> dict[str, Any]:
     if beside == channels + 4:
         name = "WanImageToVideo" if channels == 16 else "WanFunInpaintToVideo"
         return _wan_node(name, vision=True)(base, clip)
-    if beside == 2 * channels:
-        return _wan_node("WanFunControlToVideo", vision=True)(base, clip)
-    if beside == 2 * channels + 4:
-        reference = {} if base.diffusion_model.ref_conv is None else {"ref_image": clip.first}
+    takes_reference = base.diffusion_model.ref_conv is not None
+    if beside == 2 * channels + 4 or (beside == 2 * channels and takes_reference):
+        reference = {"ref_image": clip.first} if takes_reference else {}
         return _wan_node("Wan22FunControlToVideo", **reference)(base, clip)
-    return {}
+    return _wan_node("WanFunControlToVideo", vision=True)(base, clip) if beside == 2 * channels else {}
 
 
 def _svd(_base: Any, clip: Clip) -> dict[str, Any]:
@@ -127,6 +126,12 @@ def _svd(_base: Any, clip: Clip) -> dict[str, Any]:
 
 def _vace(_base: Any, clip: Clip) -> dict[str, Any]:
     return _conditioned("nodes_wan", "WanVaceToVideo", clip, strength=1.0)
+
+
+def _humo(base: Any, clip: Clip) -> dict[str, Any]:
+    told = _wan_node("WanHuMoImageToVideo", "ref_image")(base, clip)
+    # the node's silence is one frame longer than the sound it makes of a recording, which the model does not take
+    return {**told, "audio_embed": told["audio_embed"][:, :-1]}
 
 
 def _scail(_base: Any, clip: Clip) -> dict[str, Any]:
@@ -168,7 +173,7 @@ SHOWN: dict[str, Show] = {
     "SVD_img2vid": _svd,
     "WAN21_Vace": _vace,
     "WAN21_Camera": _wan_node("WanCameraImageToVideo", vision=True),
-    "WAN21_HuMo": _wan_node("WanHuMoImageToVideo", "ref_image"),
+    "WAN21_HuMo": _humo,
     "WAN22_S2V": _wan_node("WanSoundImageToVideo", "ref_image"),
     "WAN22_Animate": _with_place_before("WanAnimateToVideo", continue_motion_max_frames=5),
     "WAN_Animate2": _with_place_before("WanAnimate2ToVideo"),
