@@ -179,16 +179,16 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
     sparing = Trainer(
         trainer.host, trainer.adapter, trainer.pairs, replace(settings, gradient_checkpointing=True), trainer.processes
     )
-    batch, draws = trainer._batch(range(options.batch))
-    timesteps = trainer.host.noise_level(draws.u).time.to(device)
+    (batch,) = trainer._passes(range(options.batch))
+    timesteps = trainer.host.noise_level(batch.draws.u).time.to(device)
 
     @torch.no_grad()
     def forward() -> None:
-        trainer.host.predict(batch.target, timesteps, batch.prompt)
+        trainer.host.predict(batch.target, timesteps, batch.prompt, batch.conditionings)
 
     @torch.no_grad()
     def adapted_forward() -> None:
-        with trainer.loss(batch, draws):
+        with trainer.loss(batch):
             pass
 
     def cached() -> None:

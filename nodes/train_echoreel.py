@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.utils
@@ -17,12 +20,18 @@ from ..echoreel_core.files import write_safetensors
 from .action_prism_encode import NO_ECHOREEL
 from .loaded_adapter import LoadedAdapter, load_adapter
 from .loaders import ADAPTER_FOLDER
-from .training_host import ModelTrainingHost, NodeEncoders
 from .wires import EchoReelWire
+
+if TYPE_CHECKING:
+    from ..echoreel_core.training.cache import CachedPairs
+    from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
+    from .training_host import ModelTrainingHost, NodeEncoders
 
 RUNS = "echoreel_training"
 CURVE_SECONDS = 5
 """The live loss curve is drawn this seldom."""
+HELD_OUT_EVERY = 100
+"""Steps between two measurements on pairs that are held out."""
 LIST_SUFFIXES = (".json", ".jsonl")
 
 
@@ -55,7 +64,7 @@ class TrainEchoReel(io.ComfyNode):
             search_aliases=["fine-tune", "train adapter", "learn action"],
             is_experimental=True,
             inputs=[
-                io.Model.Input("model", tooltip="A text-to-video model."),
+                io.Model.Input("model", tooltip="A video model. One that starts from an image gets each clip's first."),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Combo.Input(
@@ -168,6 +177,46 @@ class TrainEchoReel(io.ComfyNode):
                 EchoReelWire.Input(
                     "echoreel", optional=True, tooltip="An adapter to go on from, in place of a fresh one."
                 ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip=(
+                        "The image encoder of an image-to-video model. Stable Video Diffusion needs one; with it, "
+                        "HunyuanVideo 1.5 learns from the clip's first frame."
+                    ),
+                ),
+                io.Float.Input(
+                    "held_out",
+                    default=0.0,
+                    min=0.0,
+                    max=0.9,
+                    step=0.05,
+                    optional=True,
+                    tooltip=(
+                        "Share of the clips that is not trained on. The loss on them is drawn too: when it rises, it "
+                        "is time to stop."
+                    ),
+                ),
+                io.Int.Input(
+                    "sample_every",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    tooltip=(
+                        "Every so many steps a sample video is made in output/echoreel_training: the reference, the "
+                        "model without and with the adapter. 0 makes none."
+                    ),
+                ),
+                io.Float.Input(
+                    "sample_guidance",
+                    default=6.0,
+                    min=1.0,
+                    max=30.0,
+                    step=0.5,
+                    optional=True,
+                    tooltip="The cfg of the sample videos.",
+                ),
             ],
             outputs=[
                 EchoReelWire.Output(tooltip="The trained adapter."),
@@ -194,22 +243,25 @@ class TrainEchoReel(io.ComfyNode):
         gradient_checkpointing: bool,
         seed: int,
         echoreel: LoadedAdapter | None = None,
+        clip_vision=None,
+        held_out: float = 0.0,
+        sample_every: int = 0,
+        sample_guidance: float = 6.0,
     ) -> io.NodeOutput:
         # imported when it is first needed: the trainer has no part in starting ComfyUI
-        from ..echoreel_core.training.adapters import REFERENCE_PIXELS, default_adapter_config
-        from ..echoreel_core.training.cache import CachedPairs, build_cache
         from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
-        from ..echoreel_core.training.loop import Trainer
         from ..echoreel_core.training.metrics import draw_curves, read_metrics
-        from ..echoreel_core.training.pairs import read_pairs
-        from ..echoreel_core.training.processes import Processes
-        from ..echoreel_core.training.run import TrainingRun
+        from .training_host import ModelTrainingHost, NodeEncoders, own_copy
 
         folder = _run_folder(name)
         if data not in _data_sets():  # older hosts do not check it
             raise ValueError(f"There is no data set {data!r} in the input folder: put one there and press R.")
         ModelTrainingHost(model)  # refuses what can not be trained before any clip is encoded
-        device = comfy.model_management.get_torch_device()
+        side = _reference_size(vae, echoreel)
+        video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
+        reference = replace(video, width=side[1], height=side[0])
+        pairs = DataSettings(Path(folder_paths.get_input_directory(), data), folder / "cache", held_out=held_out)
+        encoders = NodeEncoders(model, vae, clip, clip_vision)
         settings = TrainingSettings(
             steps=steps,
             learning_rate=learning_rate,
@@ -218,70 +270,128 @@ class TrainEchoReel(io.ComfyNode):
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
         )
-        latent_format = model.get_model_object("latent_format")
-        encoders = NodeEncoders(vae, clip, latent_format)
-        factor = vae.spacial_compression_encode()
-        side = echoreel.config.prism.latent_size if echoreel else (REFERENCE_PIXELS // factor,) * 2
-        video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
-        reference = VideoSettings(
-            frames=frame_count, every_nth=every_nth, width=side[1] * factor, height=side[0] * factor
+        output = OutputSettings(
+            folder=folder,
+            name=name,
+            log_every=1,
+            held_out_every=HELD_OUT_EVERY if held_out else 0,
+            sample_every=sample_every,
+            guidance=sample_guidance,
         )
-        pairs = read_pairs(DataSettings(pairs=Path(folder_paths.get_input_directory(), data), cache=folder / "cache"))
-        caching = comfy.utils.ProgressBar(1)
-        build_cache(
-            folder / "cache",
-            pairs,
-            encoders,
-            video,
-            reference,
-            lambda done, total, _line: caching.update_absolute(done, total),
-        )
+        cached, measured = _cache(pairs, encoders, video, reference)
         with torch.inference_mode(False):
-            cached = CachedPairs(folder / "cache")
-            frozen = model.clone(force_deepcopy=True)
-            comfy.model_management.load_models_gpu([frozen], force_full_load=True)
-            host = ModelTrainingHost(frozen)
-            if echoreel is not None:
-                config, weights = echoreel.config, _weights(echoreel)
-            else:
-                sample = cached.batch([0], [0])
-                config = default_adapter_config(
-                    host.family,
-                    [(site.name, site.dim) for site in host.sites()],
-                    latent_channels=sample.reference.shape[1],
-                    latent_size=side,
-                    latent_frames=sample.reference.shape[2],
-                    text_width=cached.empty_text.shape[-1],
-                    **({"heads": host.model.config.heads} if host.family == "lvdm" else {}),
-                )
-                weights = None
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                adapter = EchoReelAdapter(config)
-            if weights is not None:
-                adapter.load_state_dict(weights)
-            trainer = Trainer(host, adapter, cached, settings, Processes(device))
-            facts = {"frames": frame_count, "width": reference.width, "height": reference.height, "pairs": len(cached)}
-            output = OutputSettings(folder=folder, name=name, log_every=1, held_out_every=0)
-            run = TrainingRun(trainer, output, facts)
-            run.resume()
-            bar = comfy.utils.ProgressBar(steps)
-
-            drawn = time.monotonic()
-
-            def on_step(result) -> None:
-                nonlocal drawn
-                curve = None
-                if time.monotonic() - drawn > CURVE_SECONDS:  # the whole log is read and drawn
-                    drawn = time.monotonic()
-                    curve = ("JPEG", draw_curves(read_metrics(folder / "metrics.jsonl")), 512)
-                bar.update_absolute(result.step, steps, curve)
-                comfy.model_management.throw_exception_if_processing_interrupted()
-
-            path = run(on_step)
+            host = ModelTrainingHost(own_copy(model))
+            path = host.sampling_run(
+                cached.batch([0], [0]).target,
+                lambda: _train(host, echoreel, cached, measured, settings, output, encoders.decode_video, reference),
+            )
         curve = draw_curves(read_metrics(folder / "metrics.jsonl"))
         pixels = torch.frombuffer(bytearray(curve.tobytes()), dtype=torch.uint8).view(1, curve.height, curve.width, 3)
         return io.NodeOutput(load_adapter(str(path)), pixels.float() / 255)
+
+
+def _reference_size(vae, echoreel: LoadedAdapter | None) -> tuple[int, int]:
+    """(height, width) that reference clips are encoded at, in pixels: the adapter's, where there is one already."""
+    from ..echoreel_core.training.adapters import REFERENCE_PIXELS
+
+    factor = vae.spacial_compression_encode()
+    height, width = echoreel.config.prism.latent_size if echoreel else (REFERENCE_PIXELS // factor,) * 2
+    return height * factor, width * factor
+
+
+def _cache(
+    data: DataSettings, encoders: NodeEncoders, video: VideoSettings, reference: VideoSettings
+) -> tuple[CachedPairs, CachedPairs]:
+    """The data's pairs, encoded: those to train on and those to measure on. Raises: ValueError where there are none."""
+    from ..echoreel_core.training.cache import CachedPairs, build_cache
+    from ..echoreel_core.training.pairs import read_pairs
+
+    bar = comfy.utils.ProgressBar(1)
+    build_cache(
+        data.cache,
+        read_pairs(data),
+        encoders,
+        video,
+        reference,
+        lambda done, total, _line: bar.update_absolute(done, total),
+    )
+    with torch.inference_mode(False):
+        return CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
+
+
+def _adapter(
+    host: ModelTrainingHost, echoreel: LoadedAdapter | None, cached: CachedPairs, seed: int
+) -> EchoReelAdapter:
+    """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model."""
+    from ..echoreel_core.training.adapters import default_adapter_config
+
+    if echoreel is not None:
+        config = echoreel.config
+    else:
+        sample = cached.batch([0], [0])
+        _, channels, frames, height, width = sample.reference.shape
+        config = default_adapter_config(
+            host.family,
+            [(site.name, site.dim) for site in host.sites()],
+            latent_channels=channels,
+            latent_size=(height, width),
+            latent_frames=frames,
+            text_width=sample.caption[0].shape[-1],
+            **({"heads": host.model.config.heads} if host.family == "lvdm" else {}),
+        )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapter = EchoReelAdapter(config)
+    if echoreel is not None:
+        adapter.load_state_dict(_weights(echoreel))
+    return adapter
+
+
+def _train(
+    host: ModelTrainingHost,
+    echoreel: LoadedAdapter | None,
+    cached: CachedPairs,
+    measured: CachedPairs,
+    settings: TrainingSettings,
+    output: OutputSettings,
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    reference: VideoSettings,
+) -> Path:
+    """Trains with progress and a live loss curve; an interrupt is saved. Returns: the adapter's file."""
+    from ..echoreel_core.training.loop import Trainer
+    from ..echoreel_core.training.metrics import draw_curves, read_metrics
+    from ..echoreel_core.training.processes import Processes
+    from ..echoreel_core.training.run import TrainingRun
+
+    def decode_and_return(latents: torch.Tensor) -> torch.Tensor:
+        frames = decode(latents)
+        host.reload()  # the VAE may have driven it off
+        return frames
+
+    processes = Processes(comfy.model_management.get_torch_device())
+    trainer = Trainer(host, _adapter(host, echoreel, cached, settings.seed), cached, settings, processes)
+    facts = {
+        "frames": reference.frames,
+        "fps": round(cached.fps, 3),
+        "width": reference.width,
+        "height": reference.height,
+        "pairs": len(cached),
+    }
+    run = TrainingRun(trainer, output, facts, measured, decode_and_return)
+    run.resume()
+    bar = comfy.utils.ProgressBar(settings.steps)
+    drawn = time.monotonic()
+
+    def on_step(result) -> None:
+        nonlocal drawn
+        curve = None
+        if time.monotonic() - drawn > CURVE_SECONDS:  # the whole log is read and drawn
+            drawn = time.monotonic()
+            curve = ("JPEG", draw_curves(read_metrics(output.folder / "metrics.jsonl")), 512)
+        bar.update_absolute(result.step, settings.steps, curve)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return run(on_step)
 
 
 def _weights(echoreel: LoadedAdapter) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from echoreel_core.files import write_safetensors
 from echoreel_core.injection import Site
 from echoreel_core.lvdm import LVDMUNet
 from echoreel_core.text import CLIPTextEncoder, TextConfig
-from echoreel_core.training.host import Attach, NoiseLevel, TrainingHost
+from echoreel_core.training.host import NoiseLevel, TrainingHost
 from echoreel_core.training.lvdm_host import LVDMHost
 from echoreel_core.training.source import Batch
 
@@ -37,7 +37,7 @@ def toy_host() -> LVDMHost:
 class _Preconditioned(LVDMHost):
     """Passes the noise through beside the UNet, as a trained model would: random weights alone predict nothing."""
 
-    def predict(self, noisy: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, told=()) -> Tensor:
         noise = (1 - self._schedule[time]).sqrt().float()
         return 0.2 * super().predict(noisy, time, text) + noise.view(-1, 1, 1, 1, 1) * noisy
 
@@ -78,7 +78,7 @@ class FlowHost(TrainingHost):
     def token_frames(self, latent_frames: int) -> int:
         return latent_frames // 2
 
-    def predict(self, noisy: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, told=()) -> Tensor:
         b, c, t, h, w = noisy.shape
         x = self.model["into"](noisy.reshape(b, c, t // 2, 2, h * w).permute(0, 2, 4, 1, 3).reshape(b, -1, 8))
         for block in self.model["blocks"]:
@@ -86,9 +86,6 @@ class FlowHost(TrainingHost):
         x = self.model["out"](x).view(b, t // 2, h * w, c, 2).permute(0, 3, 1, 4, 2).reshape(noisy.shape)
         time = time.to(noisy).view(-1, 1, 1, 1, 1)
         return x + noisy * (2 * time - 1) / (time**2 + (1 - time) ** 2)  # the best guess for normal latents
-
-    def sample(self, noise: Tensor, text: Tensor, negative: Tensor, *, steps, guidance, attach: Attach) -> Tensor:
-        raise NotImplementedError
 
 
 def toy_adapter(host: TrainingHost, seed: int = 0) -> EchoReelAdapter:

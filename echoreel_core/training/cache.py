@@ -1,4 +1,4 @@
-"""Latents and text tokens, made once and kept as files, so that training needs neither videos nor VAE nor text encoder.
+"""Latents, and what the model is told beside them, made once and kept as files: training reads nothing else.
 
 A cache folder holds `latents/<key>.safetensors`, `text/<key>.safetensors` and `manifest.json`, which says what belongs
 together. Keys are hashes of the content and of every setting that decides the result, so files never go stale; what is
@@ -22,14 +22,15 @@ from torch import Tensor
 from ..files import read_description, read_tensors, write_safetensors
 from ..video import VideoError, read_video
 from .check import framings
+from .conditioning import TOKENS, Conditioning, conditioning_of, pack, unpack
 from .config import VideoSettings
 from .host import Encoders
 from .pairs import Clip, Pair
-from .source import Batch, fit_text
+from .source import Batch
 
 MANIFEST = "manifest.json"
 DIGESTS = "files.json"
-VERSION = 1
+VERSION = 2
 CLIP_KIND, TEXT_KIND = "encoded clip", "encoded text"
 
 Progress = Callable[[int, int, str], None]
@@ -115,13 +116,15 @@ def build_cache(
     for name in ("latents", "text"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     clips = list(framings(pairs, video, reference))
+    targets = {(pair.target.path, video) for pair in pairs}
     captions = list(dict.fromkeys(["", *(c.caption for pair in pairs for c in (pair.target, *pair.references))]))
     total = len(clips) + len(captions)
     digests, keys, fps = _Digests(folder / DIGESTS), {}, []
     try:
         for path, framing in clips:
             try:
-                made, key, rate = _cached_clip(folder, path, framing, encoders, digests)
+                show = (path, framing) in targets
+                made, key, rate = _cached_clip(folder, path, framing, encoders, digests, show)
             except VideoError as error:
                 result.bad.append(f"{path.name}: {error}")
                 line = f"bad     {path.name}: {error}"
@@ -134,13 +137,13 @@ def build_cache(
     finally:
         digests.save()
     for caption in captions:
-        key = _key(caption, encoders.identity)
+        key = _key(VERSION, caption, encoders.identity)
         file = folder / "text" / f"{key}.safetensors"
         if file.exists():
             result.found += 1
         else:
             facts = {"format": TEXT_KIND, "version": VERSION, "text": caption}
-            write_safetensors(file, {"tokens": encoders.encode_text([caption])[0]}, facts)
+            _write_conditioning(file, {}, conditioning_of(encoders.encode_text([caption])[0]), facts)
             result.made += 1
         keys[caption] = key
         progress(len(keys) + len(result.bad), total, f"text    {caption[:60]!r}")
@@ -176,11 +179,14 @@ def build_cache(
 
 
 def _cached_clip(
-    folder: Path, path: Path, framing: VideoSettings, encoders: Encoders, digests: _Digests
+    folder: Path, path: Path, framing: VideoSettings, encoders: Encoders, digests: _Digests, show: bool
 ) -> tuple[bool, str, float]:
-    """(whether it had to be made, its key, its frames per second). Raises: VideoError where it can not be read."""
+    """(whether it had to be made, its key, its frames per second); `show` it to the model where it is to make it.
+
+    Raises: VideoError where it can not be read.
+    """
     try:
-        key = _key(digests.of(path), asdict(framing), encoders.identity)
+        key = _key(VERSION, digests.of(path), asdict(framing), encoders.identity, show)
     except OSError as error:
         raise VideoError(f"it can not be read ({error.strerror})") from None
     file = folder / "latents" / f"{key}.safetensors"
@@ -195,8 +201,15 @@ def _cached_clip(
         "times": [float(time) for time in clip.times],
         "repeated": clip.repeated,
     }
-    write_safetensors(file, {"latents": encoders.encode_video(clip.frames)}, facts)
+    shown = encoders.show(clip.frames, clip.fps) if show else {}
+    _write_conditioning(file, {"latents": encoders.encode_video(clip.frames)}, shown, facts)
     return True, key, clip.fps
+
+
+def _write_conditioning(file: Path, tensors: dict[str, Tensor], told: Conditioning, facts: dict[str, Any]) -> None:
+    named: dict[str, Tensor] = {}
+    layout = pack(told, named, "told")
+    write_safetensors(file, {**tensors, **named}, {**facts, "conditioning": layout})
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -240,17 +253,20 @@ class CachedPairs:
         for index, seed in zip(indices, seeds, strict=True):
             target, references = self.pairs[index]
             (latents, prompt), (reference, caption) = self.clips[target], self.clips[references[seed % len(references)]]
-            rows.append((self._latents(latents), self._latents(reference), self._text(prompt), self._text(caption)))
-        target, reference, prompt, caption = zip(*rows, strict=True)
-        return Batch(torch.stack(target), torch.stack(reference), _stack_text(prompt), _stack_text(caption))
+            target, shown = self._clip(latents)
+            rows.append((target, self._clip(reference)[0], self._text(prompt), self._text(caption)[TOKENS], shown))
+        target, reference, prompt, caption, shown = zip(*rows, strict=True)
+        return Batch(torch.stack(target), torch.stack(reference), prompt, caption, shown)
 
-    def _latents(self, key: str) -> Tensor:
-        return read_tensors(self.folder / "latents" / f"{key}.safetensors")["latents"]
+    def _clip(self, key: str) -> tuple[Tensor, Conditioning]:
+        tensors, told = _read(self.folder / "latents" / f"{key}.safetensors", CLIP_KIND)
+        return tensors["latents"], told
 
-    def _text(self, key: str) -> Tensor:
-        return read_tensors(self.folder / "text" / f"{key}.safetensors")["tokens"]
+    def _text(self, key: str) -> Conditioning:
+        return _read(self.folder / "text" / f"{key}.safetensors", TEXT_KIND)[1]
 
 
-def _stack_text(texts: Sequence[Tensor]) -> Tensor:
-    length = max(text.shape[0] for text in texts)
-    return torch.stack([fit_text(text, length) for text in texts])
+def _read(file: Path, kind: str) -> tuple[dict[str, Tensor], Conditioning]:
+    """A file's tensors, and the conditioning they and its description hold."""
+    tensors = read_tensors(file)
+    return tensors, unpack(read_description(file, kind, VERSION)["conditioning"], tensors)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..action import Role
 from ..injection import AnySite
+from .conditioning import Conditioning
 
 Prediction = Literal["noise", "velocity", "flow"]
 """What a model predicts: ε;  signal · ε - noise · x_0;  or ε - x_0 (flow matching)."""
@@ -36,11 +37,15 @@ class TrainingHost(ABC):
         family: of models, as in `AdapterConfig.host`.
         prediction: what `predict` returns.
         model: everything that stays frozen.
+        sigma_data: the latents' standard deviation, by which they are divided before noise is added (EDM).
+        pass_limit: samples that the model takes at once, or None for as many as there are.
     """
 
     family: str
     prediction: Prediction
     model: nn.Module
+    sigma_data: float = 1.0
+    pass_limit: int | None = None
 
     @abstractmethod
     def sites(self) -> Sequence[AnySite]:
@@ -51,11 +56,21 @@ class TrainingHost(ABC):
         """The noise level at u [B], from 0 (clean) to 1 (the noisiest the model knows), spread as it was trained."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        """One pass of the model: noisy [B, C, T, H, W], time [B], text [B, L, W] → as noisy, of any dtype."""
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, told: Sequence[Conditioning]) -> Tensor:
+        """One pass of the model: noisy [B, C, T, H, W], time [B], text [B, L, W] → as noisy, of any dtype.
+
+        `told` has the conditioning of each sample, its text tokens included.
+        """
 
     def sample(
-        self, noise: Tensor, text: Tensor, negative: Tensor, *, steps: int, guidance: float, attach: Attach
+        self,
+        noise: Tensor,
+        positive: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        attach: Attach,
     ) -> Tensor:
         """Generates latents from noise [1, C, T, H, W], with guidance; each half of it runs in its `attach(role)`.
 
@@ -103,5 +118,8 @@ class Encoders(Protocol):
     def decode_video(self, latents: Tensor) -> Tensor:
         """The way back."""
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """[N, L, W] text tokens; "" is the empty prompt."""
+    def encode_text(self, texts: Sequence[str]) -> Tensor | Sequence[Conditioning]:
+        """Of each text its tokens, together [N, L, W], or all that the model is told; "" is the empty prompt."""
+
+    def show(self, frames: Tensor, fps: float) -> Conditioning:
+        """What the model is given of a clip that it is to make, beside the text: frames [T, H, W, 3], 0 to 1."""

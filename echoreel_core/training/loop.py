@@ -18,9 +18,9 @@ from ..adapter import EchoReelAdapter
 from ..injection import AddedLayer, added_layers
 from .config import TrainingSettings
 from .host import TrainingHost
-from .loss import Draws, add_noise, draw, loss_weight, seed_of, target
+from .loss import add_noise, draw, loss_weight, seed_of, target
 from .processes import Processes
-from .source import Batch, PairSource, fit_text, pair_index
+from .source import PairSource, Pass, pair_index, passes
 
 HELD_OUT_LEVELS = tuple(level / 10 for level in range(1, 10))
 """The noise levels u at which the held-out loss is measured."""
@@ -117,10 +117,11 @@ class Trainer:
         for part in range(settings.accumulation):
             first = (self.step * settings.accumulation + part) * processes.count + processes.rank
             samples = range(first * settings.batch_size, (first + 1) * settings.batch_size)
-            batch, draws = self._batch(samples)
-            with self.loss(batch, draws) as loss:
-                self.scaler.scale(loss / settings.accumulation).backward()
-            total += loss.detach() / settings.accumulation
+            for together in self._passes(samples):
+                share = len(together.target) / (settings.batch_size * settings.accumulation)
+                with self.loss(together) as loss:
+                    self.scaler.scale(loss * share).backward()
+                total += loss.detach() * share
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         processes.mean_([total, *gradients])
         self.scaler.unscale_(self.optimizer)
@@ -149,7 +150,7 @@ class Trainer:
         attentions["lr"] = rate
         return rate
 
-    def _batch(self, samples: Sequence[int]) -> tuple[Batch, Draws]:
+    def _passes(self, samples: Sequence[int]) -> Iterator[Pass]:
         settings = self.settings
         indices = [pair_index(sample, len(self.pairs), settings.seed) for sample in samples]
         batch = self.pairs.batch(indices, [seed_of(settings.seed, "pair", sample) for sample in samples])
@@ -161,31 +162,14 @@ class Trainer:
             text_dropout=settings.text_dropout,
             reference_dropout=settings.reference_dropout,
         )
-        return self._dropped(batch.to(self.processes.device), draws, self.pairs.empty_text), draws
-
-    @staticmethod
-    def _dropped(batch: Batch, draws: Draws, empty_text: Tensor) -> Batch:
-        """The batch with its dropped texts and references: the empty prompt, and a reference of zeros without caption.
-
-        The prompt alone is dropped as text, as guidance keeps the reference and its caption in both halves.
-        """
-        length = max(empty_text.shape[0], batch.prompt.shape[1], batch.caption.shape[1])
-        empty = fit_text(empty_text.to(batch.prompt), length)
-        text = draws.drop_text.to(batch.prompt.device)[:, None, None]
-        reference = draws.drop_reference.to(batch.prompt.device)
-        return replace(
-            batch,
-            prompt=torch.where(text, empty, fit_text(batch.prompt, length)),
-            caption=torch.where(reference[:, None, None], empty, fit_text(batch.caption, length)),
-            reference=batch.reference.masked_fill(reference[:, None, None, None, None], 0),
-        )
+        return passes(batch, draws, self.pairs.empty_text, self.processes.device, self.host.pass_limit)
 
     @contextmanager
-    def loss(self, batch: Batch, draws: Draws) -> Iterator[Tensor]:
+    def loss(self, batch: Pass) -> Iterator[Tensor]:
         """The weighted loss, a scalar. Its backward pass has to run inside the `with`, as it may run layers again."""
         settings, host = self.settings, self.host
-        latents, noise = batch.target.float(), draws.noise.to(batch.target.device)
-        level = host.noise_level(draws.u)  # on the CPU: float64, which not every device has
+        latents, noise = batch.target.float() / host.sigma_data, batch.draws.noise.to(batch.target.device)
+        level = host.noise_level(batch.draws.u)  # on the CPU: float64, which not every device has
         noisy = add_noise(latents, noise, level)
         with ExitStack() as stack:
             stack.enter_context(host.passes())
@@ -194,7 +178,7 @@ class Trainer:
             stack.enter_context(self.autocast())
             action = self.adapter.prism(batch.reference.float(), torch.cat((batch.prompt, batch.caption), 1).float())
             stack.enter_context(self.attached(action, batch.target.shape[2]))
-            predicted = host.predict(noisy, level.time.to(latents.device), batch.prompt)
+            predicted = host.predict(noisy, level.time.to(latents.device), batch.prompt, batch.conditionings)
             with torch.autocast(latents.device.type, enabled=False):
                 error = (predicted.float() - target(host.prediction, latents, noise, level)).square().flatten(1).mean(1)
                 weight = loss_weight(settings.weighting, host.prediction, level, settings.min_snr_gamma)
@@ -237,11 +221,13 @@ class Trainer:
         for indices in batches[processes.rank :: processes.count]:
             batch = pairs.batch(indices, [seed_of("held out pair", index) for index in indices])
             drawn = draw(seed_of("held out"), indices, batch.target.shape[1:])
-            batch = self._dropped(batch.to(processes.device), drawn, pairs.empty_text)
-            for place, u in enumerate(levels):
-                with self.loss(batch, replace(drawn, u=torch.full_like(drawn.u, u))) as loss:
-                    pass
-                sums[place] += loss * len(indices)
+            for together in passes(batch, drawn, pairs.empty_text, processes.device, self.host.pass_limit):
+                draws = together.draws
+                for place, u in enumerate(levels):
+                    at_level = replace(draws, u=torch.full_like(draws.u, u))
+                    with self.loss(replace(together, draws=at_level)) as loss:
+                        pass
+                    sums[place] += loss * len(together.target)
         processes.mean_([sums])
         return (sums * processes.count / count).tolist()
 

@@ -38,6 +38,10 @@ class Draws:
     drop_text: Tensor
     drop_reference: Tensor
 
+    def of(self, rows: list[int]) -> Draws:
+        """The draws of some of the samples."""
+        return Draws(self.u[rows], self.noise[rows], self.drop_text[rows], self.drop_reference[rows])
+
 
 def draw(
     seed: int,
@@ -90,6 +94,16 @@ def target(prediction: Prediction, latents: Tensor, noise: Tensor, level: NoiseL
     if prediction == "flow":
         return noise - latents
     return _per_sample(level.signal, latents) * noise - _per_sample(level.noise, latents) * latents
+
+
+def prediction_of(prediction: Prediction, clean: Tensor, noisy: Tensor, level: NoiseLevel) -> Tensor:
+    """The model's prediction behind the clean latents that it implies; what `target` gives for the true ones."""
+    signal, noise = _per_sample(level.signal, noisy), _per_sample(level.noise, noisy)
+    if prediction == "noise":
+        return (noisy - signal * clean) / noise
+    if prediction == "flow":
+        return (noisy - clean) / noise
+    return (signal * noisy - clean) / noise
 
 
 def loss_weight(weighting: Weighting, prediction: Prediction, level: NoiseLevel, gamma: float = 5.0) -> Tensor:

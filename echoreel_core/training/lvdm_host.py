@@ -12,6 +12,7 @@ from ..injection import Site
 from ..lvdm import LVDMUNet, ResBlock, SpatialTemporalTransformer
 from ..sampling import alphas_cumprod, ddim_sample, guided
 from ..text import CLIPTextEncoder
+from .conditioning import TOKENS, Conditioning
 from .host import Attach, NoiseLevel, Prediction, TrainingHost
 
 LATENT_SCALE = 0.18215
@@ -41,24 +42,31 @@ class LVDMHost(TrainingHost):
         alpha = self._schedule.to(u.device)[time]
         return NoiseLevel(alpha.sqrt(), (1 - alpha).sqrt(), time)
 
-    def predict(self, noisy: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, told: Sequence[Conditioning] = ()) -> Tensor:
         """See `TrainingHost`."""
         dtype = self.model.out[2].weight.dtype
         return self.model(noisy.to(dtype), time, text.to(dtype))
 
     def sample(
-        self, noise: Tensor, text: Tensor, negative: Tensor, *, steps: int, guidance: float, attach: Attach
+        self,
+        noise: Tensor,
+        positive: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        attach: Attach,
     ) -> Tensor:
         """See `TrainingHost`."""
 
-        def half(role: str, tokens: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        def half(role: str, told: Conditioning) -> Callable[[Tensor, Tensor], Tensor]:
             def predict(x: Tensor, time: Tensor) -> Tensor:
                 with attach(role):
-                    return self.predict(x, time, tokens).float()
+                    return self.predict(x, time, told[TOKENS][None]).float()
 
             return predict
 
-        return ddim_sample(guided(half("positive", text), half("negative", negative), guidance), noise, steps)
+        return ddim_sample(guided(half("positive", positive), half("negative", negative), guidance), noise, steps)
 
     def recomputed(self) -> list[nn.Module]:
         """See `TrainingHost`."""
@@ -104,3 +112,7 @@ class LVDMEncoders:
         """See `Encoders`."""
         weight = self.text.text_model["final_layer_norm"].weight
         return self.text(self.tokenize(texts).to(weight.device)).float().cpu()
+
+    def show(self, frames: Tensor, fps: float) -> Conditioning:
+        """See `Encoders`: nothing, the model is told its prompt only."""
+        return {}

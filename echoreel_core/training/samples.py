@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from ..action import Role
 from ..video_write import write_video
 from .loop import Trainer
-from .loss import seed_of
-from .source import PairSource, fit_text
+from .loss import draw, seed_of
+from .source import PairSource, passes
 
 GAP = 8
 """Width of the white stripes between the pictures, pixels."""
@@ -27,20 +28,21 @@ def sample(trainer: Trainer, pairs: PairSource, index: int, *, steps: int, guida
 
     Both start from the same noise, which depends on the index alone.
     """
-    batch = pairs.batch([index], [seed_of("sample", index)]).to(trainer.processes.device)
-    length = max(batch.prompt.shape[1], pairs.empty_text.shape[0])
-    text = {
-        "positive": fit_text(batch.prompt, length),
-        "negative": fit_text(pairs.empty_text.to(batch.prompt), length)[None],
-    }
-    noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(seed_of("sample noise", index)))
-    noise = noise.to(batch.target.device)
+    device = trainer.processes.device
+    batch = pairs.batch([index], [seed_of("sample", index)])
+    draws = draw(seed_of("sample noise", index), [index], batch.target.shape[1:])
+    prompt, empty = (
+        next(passes(batch, replace(draws, drop_text=torch.tensor([drop])), pairs.empty_text, device))
+        for drop in (False, True)
+    )
+    halves = {"positive": prompt, "negative": empty}
+    noise = draws.noise.to(device)
     trainer.adapter.eval()
     try:
         with trainer.autocast():
             actions = {
-                role: trainer.adapter.prism(batch.reference.float(), torch.cat((tokens, batch.caption), 1).float())
-                for role, tokens in text.items()
+                role: trainer.adapter.prism(half.reference.float(), torch.cat((half.prompt, half.caption), 1).float())
+                for role, half in halves.items()
             }
 
         @contextmanager
@@ -50,10 +52,15 @@ def sample(trainer: Trainer, pairs: PairSource, index: int, *, steps: int, guida
 
         def generate(with_adapter: Callable[[Role], AbstractContextManager[None]]) -> Tensor:
             return trainer.host.sample(
-                noise, text["positive"], text["negative"], steps=steps, guidance=guidance, attach=with_adapter
+                noise,
+                prompt.conditionings[0],
+                empty.conditionings[0],
+                steps=steps,
+                guidance=guidance,
+                attach=with_adapter,
             )[0]
 
-        return batch.reference[0], generate(lambda _: nullcontext()), generate(attach)
+        return prompt.reference[0], generate(lambda _: nullcontext()), generate(attach)
     finally:
         trainer.adapter.train()
 

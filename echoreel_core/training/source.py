@@ -1,17 +1,17 @@
-"""Batches of training pairs, ready for the model: latents and text tokens."""
+"""Batches of training pairs, and how they go through the model: latents, and what it is told about each sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .loss import seed_of
+from .conditioning import TOKENS, Conditioning, conditioning_of, likeness, mapped, usable
+from .loss import Draws, seed_of
 
 
 @dataclass(frozen=True)
@@ -21,34 +21,92 @@ class Batch:
     Attributes:
         target: [B, C, T, H, W] clean latents, scaled as the model takes them.
         reference: [B, C, S, H', W'] likewise.
-        prompt, caption: [B, L, W] text tokens.
+        prompt: B conditionings, or text tokens [B, L, W] where that is all the model is told.
+        caption: B times text tokens [L, W]; of one length, a tensor will do.
+        shown: B conditionings with what the model is given of the target itself, as image-to-video models are; it goes
+            over the prompt's. Empty for none.
+    """
+
+    target: Tensor
+    reference: Tensor
+    prompt: Tensor | Sequence[Conditioning]
+    caption: Tensor | Sequence[Tensor]
+    shown: Sequence[Conditioning] = ()
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Samples that go through the model together: what they are told is alike in all its shapes.
+
+    Attributes:
+        target, reference: as in `Batch`.
+        prompt, caption: [B, L, W] and [B, L', W] text tokens.
+        conditionings: of each sample, text tokens and all.
+        draws: what chance decides about them.
     """
 
     target: Tensor
     reference: Tensor
     prompt: Tensor
     caption: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device, as tensors that autograd may keep (those made in inference mode are copied)."""
-        moved = (getattr(self, field.name).to(device, non_blocking=True) for field in fields(self))
-        return Batch(*(tensor.clone() if tensor.is_inference() else tensor for tensor in moved))
+    conditionings: tuple[Conditioning, ...]
+    draws: Draws
 
 
 class PairSource(Protocol):
     """Where pairs come from: the cache, or a world that draws them.
 
     Attributes:
-        empty_text: [L, W] tokens of the empty prompt.
+        empty_text: the conditioning of the empty prompt, or its text tokens [L, W].
     """
 
-    empty_text: Tensor
+    empty_text: Tensor | Conditioning
 
     def __len__(self) -> int:
         """Pairs in an epoch."""
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """Pairs by number; `seeds` (32 bits each) decide where there is a choice. Equal arguments, equal batch."""
+
+
+def passes(
+    batch: Batch,
+    draws: Draws,
+    empty_text: Tensor | Conditioning,
+    device: torch.device | str,
+    limit: int | None = None,
+) -> Iterator[Pass]:
+    """The batch in as few passes as can be, on a device, with what was drawn to be dropped left out of it.
+
+    That is the prompt, which becomes the empty one, and the reference, which becomes zeros without a caption. The
+    prompt alone is dropped as text, as guidance keeps the reference and its caption in both halves. Nothing is padded:
+    samples whose texts have other lengths go in other passes.
+
+    Args:
+        limit: samples in a pass at most.
+    """
+    empty = conditioning_of(empty_text)
+    groups: dict[object, list[tuple[int, Conditioning, Tensor]]] = {}
+    for row in range(len(batch.target)):
+        text = empty if draws.drop_text[row] else conditioning_of(batch.prompt[row])
+        told = {**text, **(batch.shown[row] if batch.shown else {})}
+        caption = empty[TOKENS] if draws.drop_reference[row] else batch.caption[row]
+        groups.setdefault((likeness(told), tuple(caption.shape)), []).append((row, told, caption))
+    for group in groups.values():
+        size = limit or len(group)
+        for start in range(0, len(group), size):
+            rows, told, captions = zip(*group[start : start + size], strict=True)
+            rows = list(rows)
+            told = mapped(told, lambda tensor: usable(tensor, device))
+            dropped = draws.drop_reference[rows].to(device)[:, None, None, None, None]
+            yield Pass(
+                target=usable(batch.target[rows], device),
+                reference=usable(batch.reference[rows], device).masked_fill(dropped, 0),
+                prompt=torch.stack([conditioning[TOKENS] for conditioning in told]),
+                caption=usable(torch.stack(captions), device),
+                conditionings=tuple(told),
+                draws=draws.of(rows),
+            )
 
 
 @lru_cache(maxsize=2)
@@ -60,8 +118,3 @@ def pair_index(sample: int, length: int, seed: int) -> int:
     """Which pair is the sample of this running number: every epoch is its own permutation of all pairs."""
     epoch, place = divmod(sample, length)
     return int(_order(length, seed, epoch)[place])
-
-
-def fit_text(tokens: Tensor, length: int) -> Tensor:
-    """Tokens [..., L, W] with zeros appended up to `length`."""
-    return F.pad(tokens, (0, 0, 0, length - tokens.shape[-2]))

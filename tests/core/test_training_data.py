@@ -19,7 +19,9 @@ from echoreel_core.training.adapters import default_adapter_config, parameter_co
 from echoreel_core.training.cache import CachedPairs, build_cache
 from echoreel_core.training.check import check_files, framings, summary
 from echoreel_core.training.config import DataSettings, VideoSettings, read_config
+from echoreel_core.training.loss import draw
 from echoreel_core.training.pairs import read_pairs
+from echoreel_core.training.source import Batch, passes
 from echoreel_core.video import read_video
 
 VIDEO = VideoSettings(frames=FRAMES, every_nth=3, width=CLIP_SIDE, height=CLIP_SIDE)
@@ -42,6 +44,9 @@ class CountingEncoders:
     def encode_text(self, texts: list[str]) -> torch.Tensor:
         self.texts += texts
         return torch.tensor([[float(ord(letter))] for letter in texts[0] + "."])[None]
+
+    def show(self, frames: torch.Tensor, fps: float) -> dict:
+        return {}
 
 
 # ── settings
@@ -230,10 +235,65 @@ def test_cache_holds_what_the_encoders_make_of_the_frames(tmp_path, actions):
     clips = [read_video(actions[i].target.path, VIDEO.choice(), width=CLIP_SIDE, height=CLIP_SIDE) for i in (0, 2)]
     assert torch.equal(batch.target, torch.stack([CountingEncoders().encode_video(clip.frames) for clip in clips]))
     assert torch.equal(batch.reference[0], pairs.batch([1], [0]).target[0])
-    assert "".join(map(chr, batch.prompt[0].flatten().int())) == "jump rope."
-    assert batch.caption[1].flatten()[-4:].tolist() == [0] * 4  # the shorter one is filled up
-    assert pairs.empty_text.tolist() == [[ord(".")]]
+    assert "".join(map(chr, batch.prompt[0]["cross_attn"].flatten().int())) == "jump rope."
+    assert "".join(map(chr, batch.caption[1].flatten().int())) == "swing."
+    assert pairs.empty_text["cross_attn"].tolist() == [[ord(".")]]
     assert pairs.fps == pytest.approx(25 / 3)
+
+
+def test_cache_keeps_all_that_the_model_is_told(tmp_path, actions):
+    class Telling(CountingEncoders):
+        def encode_text(self, texts):
+            tokens = super().encode_text(texts)[0]
+            return [{"cross_attn": tokens, "pooled_output": tokens.mean(0), "layers": [tokens[:1], None], "words": 3}]
+
+        def show(self, frames, fps):
+            return {"start": frames[:1], "frame_rate": fps, "known": {"mask": torch.ones(2, dtype=torch.int64)}}
+
+    build_cache(tmp_path / "cache", actions, Telling(), VIDEO)
+    batch = CachedPairs(tmp_path / "cache").batch([0, 2], [0, 0])
+    told, tokens = batch.prompt[1], Telling().encode_text(["swing"])[0]["cross_attn"]
+    assert torch.equal(told["pooled_output"], tokens.mean(0)) and torch.equal(told["layers"][0], tokens[:1])
+    assert told["layers"][1] is None and told["words"] == 3
+    clip = read_video(actions[2].target.path, VIDEO.choice(), width=CLIP_SIDE, height=CLIP_SIDE)
+    assert torch.equal(batch.shown[1]["start"], clip.frames[:1])
+    assert batch.shown[1]["frame_rate"] == clip.fps
+    assert batch.shown[1]["known"]["mask"].tolist() == [1, 1]
+
+
+def test_a_conditioning_that_no_file_can_hold_is_named(tmp_path, actions):
+    class Strange(CountingEncoders):
+        def show(self, frames, fps):
+            return {"models": [object()]}
+
+    with pytest.raises(ValueError, match=r"holds told\.models\.0, a object, which the cache can not keep"):
+        build_cache(tmp_path / "cache", actions, Strange(), VIDEO)
+
+
+def test_samples_go_through_the_model_together_where_what_they_are_told_is_alike():
+    """Nothing is padded; dropped prompts and captions become the empty one, and a pass takes no more than it may."""
+    tokens = [torch.full((length, 2), float(length)) for length in (3, 5, 3, 3, 3, 3)]
+    prompt = [{"cross_attn": t, "mask": torch.ones(1, len(t), dtype=torch.int64)} for t in tokens]
+    prompt[3]["mask"] = torch.tensor([[1, 1, 0]])
+    latents = torch.arange(6.0).view(6, 1, 1, 1, 1) + 1
+    batch = Batch(latents, latents, prompt, tokens, [{"rate": 8.0}] * 5 + [{"rate": 9.0}])
+    nothing = torch.zeros(6, dtype=torch.bool)
+    draws = replace(draw(0, range(6), (1, 1, 1, 1)), drop_text=nothing, drop_reference=nothing)
+    empty = {"cross_attn": torch.zeros(1, 2), "mask": torch.ones(1, 1, dtype=torch.int64)}
+
+    def rows(draws=draws, **options):
+        made = list(passes(batch, draws, empty, "cpu", **options))
+        for each in made:
+            assert each.prompt.shape[0] == len(each.conditionings) == len(each.draws.u) == len(each.target)
+        return [(each.target.flatten() - 1).int().tolist() for each in made]
+
+    assert rows() == [[0, 2, 4], [1], [3], [5]]
+    assert rows(limit=2) == [[0, 2], [4], [1], [3], [5]]
+    dropped = replace(draws, drop_text=torch.arange(6) == 2, drop_reference=torch.arange(6) == 4)
+    assert rows(dropped) == [[0], [1], [2], [3], [4], [5]]
+    third, fifth = (list(passes(batch, dropped, empty, "cpu"))[i] for i in (2, 4))
+    assert third.prompt.shape == (1, 1, 2) and third.conditionings[0]["rate"] == 8.0 and third.reference.item() == 3
+    assert fifth.caption.shape == (1, 1, 2) and fifth.reference.item() == 0 and fifth.prompt.shape == (1, 3, 2)
 
 
 def test_cache_goes_on_where_it_was_interrupted(tmp_path, actions):

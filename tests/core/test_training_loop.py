@@ -105,19 +105,19 @@ def test_accumulation_is_a_larger_batch():
 def test_a_fresh_adapter_is_the_model_itself():
     host, pairs = toy_host(), ToyPairs()
     trainer = Trainer(host, toy_adapter(host), pairs, FAST)
-    batch, draws = trainer._batch([0, 1])
-    with torch.no_grad(), trainer.loss(batch, draws) as loss:
+    (batch,) = trainer._passes([0, 1])
+    with torch.no_grad(), trainer.loss(batch) as loss:
         with_layers = loss
     bare = Trainer(host, toy_adapter(host), pairs, FAST)
     for attention in bare.adapter.attentions:
         torch.nn.init.normal_(attention.to_out.bias)
-    with torch.no_grad(), bare.loss(batch, draws) as loss:
+    with torch.no_grad(), bare.loss(batch) as loss:
         assert loss != with_layers
-    level = host.noise_level(draws.u)
+    level = host.noise_level(batch.draws.u)
     noisy = level.signal.float().view(-1, 1, 1, 1, 1) * batch.target
-    noisy = noisy + level.noise.float().view(-1, 1, 1, 1, 1) * draws.noise
+    noisy = noisy + level.noise.float().view(-1, 1, 1, 1, 1) * batch.draws.noise
     with torch.no_grad(), added_layers([], []):
-        expected = (host.predict(noisy, level.time, batch.prompt) - draws.noise).square().mean()
+        expected = (host.predict(noisy, level.time, batch.prompt) - batch.draws.noise).square().mean()
     torch.testing.assert_close(with_layers, expected)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from echoreel_core.sampling import alphas_cumprod
 from echoreel_core.training.host import NoiseLevel
-from echoreel_core.training.loss import WEIGHTINGS, add_noise, draw, loss_weight, target
+from echoreel_core.training.loss import WEIGHTINGS, add_noise, draw, loss_weight, prediction_of, target
 from echoreel_core.training.source import pair_index
 
 SHAPE = (4, 2, 3, 3)
@@ -53,6 +53,14 @@ def test_targets():
     assert target("noise", clean, noise, at) is noise
     torch.testing.assert_close(target("velocity", clean, noise, at), 0.8 * noise - 0.6 * clean)
     torch.testing.assert_close(target("flow", clean, noise, at), noise - clean)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity", "flow"])
+def test_the_true_clean_latents_imply_the_target(prediction):
+    clean, noise = (torch.randn(5, *SHAPE, dtype=torch.float64) for _ in range(2))
+    at = level(prediction)
+    implied = prediction_of(prediction, clean, add_noise(clean, noise, at), at)
+    torch.testing.assert_close(implied, target(prediction, clean, noise, at))
 
 
 def test_the_cleanest_level_of_flow_has_a_finite_weight():

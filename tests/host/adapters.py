@@ -33,12 +33,12 @@ def wan_adapter(path, *, sites: int = 2, dim: int = 128, head_dim: int = 32, fre
     return load_adapter(str(path))
 
 
-def fresh_adapter(tiny, sites, position: str = "relative_bias") -> EchoReelAdapter:
+def fresh_adapter(tiny, sites, position: str = "relative_bias", text_width: int = 16) -> EchoReelAdapter:
     """An adapter with a layer for every site of a tiny host, which adds nothing yet."""
     torch.manual_seed(0)
     config = AdapterConfig(
         host=tiny.family,
-        prism=ActionPrismConfig(latent_channels=tiny.channels, text_width=16, **TINY_PRISM),
+        prism=ActionPrismConfig(latent_channels=tiny.channels, text_width=text_width, **TINY_PRISM),
         sites=tuple(SiteConfig(site.name, site.dim, 2, 16) for site in sites),
         position=position,
         max_distance=8,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conditioning import hooks_in, prompt, sample
+from conditioning import hooks_in, prompt, sample, untouched
 from tiny_hosts import Tiny, from_config
 from tiny_models import randomise
 
@@ -206,3 +206,35 @@ def test_the_place_is_the_hosts_own(base, animate, echoreel, action):
     theirs, ours, plain = (run(m) for m in (native, apply_action(animate(base), echoreel, action, 1.0), animate(base)))
     assert len(calls) == 16 * 2
     assert (ours - theirs).norm() < 1e-3 * (theirs - plain).norm()
+
+
+def test_is_trained_with_its_motion_modules(base, animate, folders, tmp_path):
+    import adapters
+    from echoreel_pack.nodes.hosts import find_host
+    from echoreel_pack.nodes.loaded_adapter import load_adapter
+    from echoreel_pack.nodes.train_echoreel import TrainEchoReel
+    from encoders import Pixels, Words
+    from training_runs import assert_applied_as_trained, losses, predict, settings, write_actions
+
+    write_actions(folders / "input" / "few moves")
+    base.cached_patcher_init = (lambda disable_dynamic=False: from_config("SD15", CONFIG), ())
+    animated = animate(base)
+    (motion,) = animated.additional_models["ADE"]
+    tiny = Tiny("animatediff", base, torch.zeros(1), {}, channels=4)
+    sites = find_host(base.model.diffusion_model).sites(base.model.diffusion_model)
+    adapters.fresh_adapter(tiny, sites, text_width=64).save(tmp_path / "start.safetensors")
+    start = load_adapter(str(tmp_path / "start.safetensors"))
+
+    def train(name, **changes):
+        inputs = settings(data="few moves", name=name, steps=30, frame_count=FRAMES, every_nth=2, **changes)
+        with torch.inference_mode(), untouched(animated), untouched(motion):
+            encoders = Pixels(4, images=True), Words(64)
+            return TrainEchoReel.execute(animated, *encoders, **inputs, echoreel=start).result[0]
+
+    trained, _ = train("animated"), train("animated, idle", learning_rate=1e-8)
+    learned, idle = losses(folders, "animated"), losses(folders, "animated, idle")
+    assert learned[0] == idle[0] and sum(learned[-4:]) < 0.9 * sum(idle[-4:])
+
+    latents, told = adapters.noise(1, 4, FRAMES, 8, 8), {"cross_attn": adapters.noise(5, 64, seed=1)}
+    plain, _ = assert_applied_as_trained(animated, trained, latents, told)
+    assert (plain - predict(base, latents, told)).norm() > 1e-3 * plain.norm()  # the motion modules were there

@@ -1,45 +1,23 @@
 """Train EchoReel and Save EchoReel Adapter in the host, on its own models."""
 
 import json
+from contextlib import nullcontext
 
+import av
 import comfy.model_management
+import comfy.model_sampling
+import comfy.sample
 import pytest
 import tiny_models
 import torch
 from checkpoints import SHIPPED_NAME, save_as_deepspeed, toy_state_dict
-from conditioning import noise, untouched
+from conditioning import noise, prompt, sample, untouched
+from encoders import Pixels, Words, encoders_for
+from tiny_hosts import build
+from training_runs import losses, settings, write_actions
 from video_clips import write_clip
 
 STEPS = 40
-
-
-class Words:
-    """Stands in for CLIP: every text has tokens of its own."""
-
-    def __init__(self, width):
-        self.width, self.cond_stage_model = width, torch.nn.Linear(1, 1)
-
-    def tokenize(self, text):
-        return text
-
-    def encode_from_tokens(self, text):
-        return noise(1, 5, self.width, seed=len(text))
-
-
-class Pixels:
-    """Stands in for a video VAE of factor 8 that halves time: 16 channels of the frames' own pixels."""
-
-    latent_dim = 3
-
-    def __init__(self):
-        self.first_stage_model = torch.nn.Linear(1, 1)
-
-    def spacial_compression_encode(self):
-        return 8
-
-    def encode(self, frames):
-        small = torch.nn.functional.interpolate(frames.movedim(-1, 1), scale_factor=1 / 8, mode="area")
-        return small.mean(1, keepdim=True).expand(-1, 16, -1, -1).movedim(0, 1)[None]
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +29,7 @@ def nodes(pack):
 
 @pytest.fixture(scope="module", autouse=True)
 def data(folders):
-    """Two actions of two clips each, as UCF-101 lays them out."""
-    for action in ("JumpingJack", "HandStand"):
-        for take in (1, 2):
-            folder = folders / "input" / "moves" / action
-            folder.mkdir(parents=True, exist_ok=True)
-            write_clip(folder / f"v_{action}_g0{take}_c01.mp4", 20, size=(64, 64))
-
-
-def settings(**changes):
-    return {
-        "data": "moves",
-        "name": "run",
-        "steps": STEPS,
-        "learning_rate": 3e-3,
-        "batch_size": 2,
-        "frame_count": 4,
-        "every_nth": 4,
-        "width": 64,
-        "height": 64,
-        "weighting": "none",
-        "gradient_checkpointing": True,
-        "seed": 0,
-        **changes,
-    }
+    write_actions(folders / "input" / "moves", ("JumpingJack", "HandStand"))
 
 
 def fall(run, folders, name):
@@ -82,16 +37,11 @@ def fall(run, folders, name):
 
     The noise of a step depends on nothing but the seed, so the loss is set beside that of a run that learns nothing.
     """
-    run(settings(name=name))
-    run(settings(name=f"{name}-idle", learning_rate=1e-8))
+    run(settings(name=name, steps=STEPS))
+    run(settings(name=f"{name}-idle", steps=STEPS, learning_rate=1e-8))
     learned, idle = losses(folders, name), losses(folders, f"{name}-idle")
     assert len(learned) == len(idle) == STEPS
     return sum(learned[-10:]) / sum(idle[-10:])
-
-
-def losses(folders, name):
-    lines = (folders / "output" / "echoreel_training" / name / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +68,9 @@ def sensible(monkeypatch):
 
     predict = ModelTrainingHost.predict
 
-    def mended(self, noisy, time, text):
-        sigma = self._base.model_sampling.sigma(time) if self.prediction == "noise" else time / 1000
-        noise_level = sigma / (1 + sigma**2) ** 0.5 if self.prediction == "noise" else sigma
-        share = 1 / noise_level.clamp(min=0.2)  # right where the clip's own latents are small
-        return 0.2 * predict(self, noisy, time, text).float() + share.view(-1, 1, 1, 1, 1) * noisy
+    def mended(self, noisy, time, text, told):
+        share = 1 / self._level(time).noise.clamp(min=0.2)  # right where the clip's own latents are small
+        return 0.2 * predict(self, noisy, time, text, told).float() + share.view(-1, 1, 1, 1, 1) * noisy
 
     monkeypatch.setattr(ModelTrainingHost, "predict", mended)
 
@@ -151,7 +99,6 @@ def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
 
 def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, tmp_path):
     from adapters import random_action, wan_adapter
-    from conditioning import prompt, sample
     from echoreel_pack.nodes.apply_echoreel import apply_action
 
     model = tiny_models.wan()
@@ -208,11 +155,110 @@ def test_a_name_that_is_no_folder_is_refused(nodes, name):
         nodes.TrainEchoReel.execute(None, None, None, **settings(name=name))
 
 
-def test_a_model_that_needs_an_image_is_refused(nodes):
-    model = tiny_models.wan("i2v", in_channels=36)
-    model.cached_patcher_init = (lambda disable_dynamic=False: tiny_models.wan("i2v", in_channels=36), ())
-    with torch.inference_mode(), pytest.raises(ValueError, match="text-to-video"):
-        nodes.TrainEchoReel.execute(model, Pixels(), Words(4096), **settings(name="i2v"))
+def test_what_is_held_out_is_measured_and_sample_videos_are_made(nodes, lvdm, folders):
+    model, clip, vae, start = lvdm
+    for take in range(3, 9):
+        write_clip(folders / "input" / "moves" / "HandStand" / f"v_HandStand_g0{take}_c01.mp4", 20, size=(64, 64))
+    more = {"held_out": 0.5, "sample_every": 2, "sample_guidance": 2.0}
+    with torch.inference_mode():
+        nodes.TrainEchoReel.execute(model, vae, clip, **settings(name="shown", steps=2), echoreel=start, **more)
+    folder = folders / "output" / "echoreel_training" / "shown"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert records[0]["step"] == 0 and len(records[0]["held_out_levels"]) == 9
+    for name in ("step-0000002-1.mp4", "step-0000002-2.mp4"):
+        with av.open(str(folder / "samples" / name)) as file:
+            sizes = [(frame.width, frame.height) for frame in file.decode(video=0)]
+        assert sizes == [(64 + 8 + 64 + 8 + 64, 64)] * 4
+
+
+def test_the_flow_of_samples_is_the_hosts_own_sampler(nodes):
+    """Without an adapter, the sample videos' sampler and the host's Euler make the same clip of the same noise."""
+    from echoreel_pack.nodes.training_host import ModelTrainingHost
+
+    model = tiny_models.wan()
+    host, latents = ModelTrainingHost(model), torch.zeros(1, 16, 3, 8, 8)
+    told, untold = ({"cross_attn": noise(5, 4096, seed=seed), "pooled_output": None} for seed in (1, 2))
+    start = comfy.sample.prepare_noise(latents, 0)
+
+    def work():
+        with torch.no_grad():
+            return host.sample(start, told, untold, steps=3, guidance=3.0, attach=lambda role: nullcontext())
+
+    ours = model.model.process_latent_out(host.sampling_run(latents, work))
+    theirs = sample(model, latents, prompt(4096), prompt(4096, seed=2), steps=3, cfg=3.0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["svd", "hunyuan"])
+def test_what_a_model_has_to_be_told_and_is_not_is_named(nodes, name):
+    tiny = build(name)
+    tiny.model.cached_patcher_init = (lambda disable_dynamic=False: build(name).model, ())
+    vae, clip, _ = encoders_for(tiny)
+    if name == "hunyuan":
+        clip = Without(clip.width)
+    message = {"svd": "connect the one of its checkpoint to clip_vision", "hunyuan": "has to be told 'pooled_output'"}
+    with torch.inference_mode(), pytest.raises(ValueError, match=message[name]):
+        nodes.TrainEchoReel.execute(tiny.model, vae, clip, **settings(name=f"no {name}", frame_count=9, every_nth=2))
+
+
+class Without(Words):
+    """A text encoder that gives its tokens only."""
+
+    def encode_from_tokens_scheduled(self, text):
+        return [[self.tokens(text), {}]]
+
+
+def test_a_model_that_predicts_otherwise_is_refused(nodes):
+    model = tiny_models.wan()
+
+    class Other(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.IMG_TO_IMG_FLOW):
+        pass
+
+    model.add_object_patch("model_sampling", Other())
+    with torch.inference_mode(), pytest.raises(ValueError, match="predicts as IMG_TO_IMG_FLOW"):
+        nodes.TrainEchoReel.execute(model, Pixels(), Words(4096), **settings(name="other"))
+
+
+def test_a_model_that_can_not_be_loaded_again_is_refused(nodes, tmp_path):
+    from adapters import wan_adapter
+
+    start = wan_adapter(tmp_path / "start.safetensors", fresh=True)
+    with torch.inference_mode(), pytest.raises(ValueError, match="with one of ComfyUI's own loaders"):
+        nodes.TrainEchoReel.execute(
+            tiny_models.wan(), Pixels(), Words(4096), **settings(name="no loader"), echoreel=start
+        )
+
+
+def test_a_kernel_without_a_gradient_is_told_in_one_sentence(nodes):
+    from echoreel_pack.nodes.training_host import ModelTrainingHost
+
+    host = ModelTrainingHost(tiny_models.wan())
+    with pytest.raises(ValueError, match="Wan 2.1 and 2.2 can not be trained in this version of ComfyUI"):
+        with host.passes():
+            raise RuntimeError("Trying to backward through x but no autograd formula was registered")
+    assert not comfy.model_management.in_training
+
+
+def test_the_hosts_kernels_have_gradients_in_training():
+    from echoreel_pack.nodes.training_kernels import WITHOUT_A_SWITCH, kernels_with_gradients
+
+    kitchen = pytest.importorskip("comfy_kitchen")
+    if not all(hasattr(kitchen, name) for name in WITHOUT_A_SWITCH):
+        pytest.skip("this ComfyUI's kernels are others")
+    before = kitchen.rms_rope_split_half
+    angles = noise(1, 3, 1, 2).double()
+    rotation = torch.stack((angles.cos(), -angles.sin(), angles.sin(), angles.cos()), dim=-1).unflatten(-1, (2, 2))
+    query, key = (noise(1, 3, 2, 4, seed=seed).double().requires_grad_() for seed in (1, 2))
+    scales = [noise(4, seed=seed).double() for seed in (3, 4)]
+    single = [tensor.detach().float() for tensor in (query, key, rotation, *scales)]
+    plain = before(*single)  # knows no double precision
+    with kernels_with_gradients():
+        for one, other in zip(plain, kitchen.rms_rope_split_half(*single), strict=True):
+            torch.testing.assert_close(one, other)
+        assert torch.autograd.gradcheck(
+            lambda *both: kitchen.rms_rope_split_half(*both, rotation, *scales), (query, key)
+        )
+    assert kitchen.rms_rope_split_half is before
 
 
 @pytest.mark.parametrize("data", ["../secrets", "nowhere"])

@@ -59,10 +59,10 @@ class Missing(Exception):
     """This version of the host has no such model."""
 
 
-def from_state_dict(cls: type, config: dict, metadata: dict | None = None) -> Any:
-    """The host's own way: weights → detection → patcher."""
+def from_state_dict(cls: type, config: dict, metadata: dict | None = None, buffers: dict | None = None) -> Any:
+    """The host's own way: weights → detection → patcher. `buffers` are those that the host takes from its files."""
     module = cls(**config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
-    weights = dict(randomise(module).state_dict())
+    weights = {**randomise(module).state_dict(), **(buffers or {})}
     more = {"metadata": {"config": json.dumps({"transformer": metadata})}} if metadata else {}
     model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32}, **more)
     assert type(model.model.diffusion_model) is cls
@@ -298,12 +298,15 @@ HUNYUAN_CONFIG = {
 }
 
 
-def hunyuan(reference: bool = False) -> Tiny:
+def hunyuan(reference: bool = False, image: bool = False) -> Tiny:
     batch = 1 if reference else 2  # the host itself can take a reference for one sample only
     conds = {"c_crossattn": noise(batch, 5, 64, seed=1), "y": noise(batch, 768, seed=2), "guidance": torch.ones(batch)}
     if reference:
         conds["ref_latent"] = noise(1, 16, 1, 8, 6, seed=3)
-    model = from_state_dict(find("comfy.ldm.hunyuan_video.model", "HunyuanVideo"), HUNYUAN_CONFIG)
+    if image:
+        conds |= concat(17)
+    config = {**HUNYUAN_CONFIG, "in_channels": 33 if image else 16}
+    model = from_state_dict(find("comfy.ldm.hunyuan_video.model", "HunyuanVideo"), config)
     return Tiny("hunyuan_video", model, noise(batch, 16, 3, 8, 6), conds)
 
 
@@ -366,7 +369,7 @@ def mochi() -> Tiny:
     return Tiny("mochi", from_config("GenmoMochi", config), noise(2, 12, 3, 8, 6), conds, channels=12)
 
 
-def cosmos() -> Tiny:
+def cosmos(image: bool = False) -> Tiny:
     config = {
         "image_model": "cosmos",
         "max_img_h": 240,
@@ -393,10 +396,13 @@ def cosmos() -> Tiny:
         "extra_per_block_abs_pos_emb_type": "learnable",
     }
     conds = {"c_crossattn": noise(2, 5, 1024, seed=1), "fps": 24}
-    return Tiny("cosmos", from_config("CosmosT2V", config), noise(2, 16, 3, 8, 6), conds)
+    if image:
+        config["in_channels"], conds["c_concat"] = 17, noise(2, 1, 3, 8, 6, seed=2)
+    model = from_config("CosmosI2V" if image else "CosmosT2V", config)
+    return Tiny("cosmos", model, noise(2, 16, 3, 8, 6), conds)
 
 
-def cosmos_predict2() -> Tiny:
+def cosmos_predict2(image: bool = False) -> Tiny:
     config = {
         "image_model": "cosmos_predict2",
         "max_img_h": 240,
@@ -424,12 +430,15 @@ def cosmos_predict2() -> Tiny:
         "rope_t_extrapolation_ratio": 1.0,
     }
     conds = {"c_crossattn": noise(2, 5, 1024, seed=1)}
-    return Tiny("cosmos_predict2", from_config("CosmosT2IPredict2", config), noise(2, 16, 3, 8, 6), conds)
+    if image:
+        config["in_channels"], conds["c_concat"] = 17, noise(2, 1, 3, 8, 6, seed=2)
+    model = from_config("CosmosI2VPredict2" if image else "CosmosT2IPredict2", config)
+    return Tiny("cosmos_predict2", model, noise(2, 16, 3, 8, 6), conds)
 
 
-def cogvideox(patch_size_t: int | None = None) -> Tiny:
+def cogvideox(patch_size_t: int | None = None, image: bool = False) -> Tiny:
     config = {
-        "in_channels": 16,
+        "in_channels": 32 if image else 16,
         "out_channels": 16,
         "num_attention_heads": 1,
         "attention_head_dim": 64,
@@ -440,7 +449,7 @@ def cogvideox(patch_size_t: int | None = None) -> Tiny:
         "patch_size_t": patch_size_t,
     }
     model = from_state_dict(find("comfy.ldm.cogvideo.model", "CogVideoXTransformer3DModel"), config)
-    conds = {"c_crossattn": noise(2, 5, 64, seed=1)}
+    conds = {"c_crossattn": noise(2, 5, 64, seed=1), **(concat(16) if image else {})}
     return Tiny("cogvideox", model, noise(2, 16, 3, 8, 6), conds, frames=2 if patch_size_t else 3)
 
 
@@ -458,7 +467,8 @@ def minimax_h3() -> Tiny:
         "time_embed_dim": 32,
         "rope_inv_freq_len": 4,
     }
-    model = from_state_dict(find("comfy.ldm.minimax.model", "MiniMaxH3Model"), config)
+    buffers = {"rope.inv_freq": 1 / torch.arange(1.0, 5.0)}
+    model = from_state_dict(find("comfy.ldm.minimax.model", "MiniMaxH3Model"), config, buffers=buffers)
     packed, shapes = comfy.utils.pack_latents([noise(1, 24, 3, 8, 6), noise(1, 32, 2, 5, seed=2)])
     conds = {"c_crossattn": noise(1, 5, 64, seed=1), "latent_shapes": shapes, "minimax_payload": {}}
     return Tiny("minimax_h3", model, packed, conds, channels=24)
@@ -478,6 +488,16 @@ def kandinsky5() -> Tiny:
     conds = {**concat(17), "c_crossattn": noise(2, 5, 3584, seed=1), "y": noise(2, 768, seed=3)}
     return Tiny("kandinsky5", model, noise(2, 16, 3, 8, 6), conds)
 
+
+IMAGE_CASES: dict[str, Builder] = {
+    "wan fun control": lambda: wan(model_type="i2v", in_dim=48, conds={**concat(32), "clip_fea": noise(2, 257, 1280)}),
+    "wan fun control with reference": lambda: wan(in_dim=52, in_dim_ref_conv=16, conds=concat(36)),
+    "hunyuan i2v": lambda: hunyuan(image=True),
+    "cosmos i2v": lambda: cosmos(image=True),
+    "cosmos predict 2 i2v": lambda: cosmos_predict2(image=True),
+    "cogvideox i2v": lambda: cogvideox(image=True),
+}
+"""More models that are given images: in their blocks they are like others among the cases, in training they are not."""
 
 CASES: dict[str, Builder] = {
     "svd": svd,
@@ -515,6 +535,6 @@ CASES: dict[str, Builder] = {
 def build(name: str) -> Tiny | None:
     """The case of that name, or None where this version of the host has no such model."""
     try:
-        return CASES[name]()
+        return {**CASES, **IMAGE_CASES}[name]()
     except Missing:
         return None
