@@ -215,7 +215,7 @@ class TrainEchoReel(io.ComfyNode):
                     max=30.0,
                     step=0.5,
                     optional=True,
-                    tooltip="The cfg of the sample videos.",
+                    tooltip="The cfg of the sample videos. More follows the prompt more closely.",
                 ),
             ],
             outputs=[

@@ -1,7 +1,7 @@
 """Makes the templates' thumbnails and the README's graph from the screenshots that the browser tests keep.
 
-    python tests/run.py -k test_browser
-    .venv-test/bin/python tests/web/thumbnails.py
+python tests/run.py -k test_browser
+.venv-test/bin/python tests/web/thumbnails.py
 """
 
 from __future__ import annotations
