@@ -14,7 +14,7 @@ from .example_clips import example_clips
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-demo"
-PROMPT = "a big green robot tracing figure eights on a maroon background"
+PROMPT = "a big green robot tracing figure eights on a navy background"
 REFERENCE = "figure eight"
 
 

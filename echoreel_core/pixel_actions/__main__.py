@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "text": 600, "judge": 1500, "base": 1400, "prism": 1500, "adapter": 1200}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 1500, "base": 2800, "prism": 1200, "adapter": 2600}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
