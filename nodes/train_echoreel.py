@@ -64,7 +64,9 @@ class TrainEchoReel(io.ComfyNode):
             search_aliases=["fine-tune", "train adapter", "learn action"],
             is_experimental=True,
             inputs=[
-                io.Model.Input("model", tooltip="A video model. One that starts from an image gets each clip's first."),
+                io.Model.Input(
+                    "model", tooltip="A video model. One that starts from an image gets each clip's first frame."
+                ),
                 io.Vae.Input("vae", tooltip="Its VAE."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Combo.Input(
@@ -322,13 +324,23 @@ def _cache(
 def _adapter(
     host: ModelTrainingHost, echoreel: LoadedAdapter | None, cached: CachedPairs, seed: int
 ) -> EchoReelAdapter:
-    """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model."""
-    from ..echoreel_core.training.adapters import default_adapter_config
+    """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model.
 
+    Raises: ValueError where text comes in another width than it has to.
+    """
+    from ..echoreel_core.training.adapters import default_adapter_config
+    from ..echoreel_core.training.conditioning import TOKENS
+
+    sample = cached.batch([0], [0])
+    text_width, told_width = (tokens.shape[-1] for tokens in (sample.caption[0], sample.told(0)[TOKENS]))
     if echoreel is not None:
         config = echoreel.config
+        if text_width != config.prism.text_width:
+            raise ValueError(
+                f"The EchoReel adapter reads text that is {config.prism.text_width} wide, the text encoder's is "
+                f"{text_width}: connect the one that it was trained with."
+            )
     else:
-        sample = cached.batch([0], [0])
         _, channels, frames, height, width = sample.reference.shape
         config = default_adapter_config(
             host.family,
@@ -336,8 +348,13 @@ def _adapter(
             latent_channels=channels,
             latent_size=(height, width),
             latent_frames=frames,
-            text_width=sample.caption[0].shape[-1],
+            text_width=text_width,
             **({"heads": host.model.config.heads} if host.family == "lvdm" else {}),
+        )
+    if told_width != text_width:
+        raise ValueError(
+            f"The model is told of images in tokens that are {told_width} wide, the text encoder's are {text_width}: "
+            "connect a text encoder whose are as wide."
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

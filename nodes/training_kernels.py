@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WITHOUT_A_SWITCH = ("rms_rope_split_half",)
+WITHOUT_A_SWITCH = ("apply_rope_split_half", "rms_rope_split_half")
 """The host uses these (in Cosmos Predict 2 and MiniMax H3) even when it is told that it trains."""
 
 

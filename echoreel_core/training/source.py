@@ -33,6 +33,11 @@ class Batch:
     caption: Tensor | Sequence[Tensor]
     shown: Sequence[Conditioning] = ()
 
+    def told(self, row: int, prompt: Tensor | Conditioning | None = None) -> Conditioning:
+        """All that the model is told of one sample; of another prompt for it, where that is given."""
+        text = conditioning_of(self.prompt[row] if prompt is None else prompt)
+        return {**text, **(self.shown[row] if self.shown else {})}
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -88,8 +93,7 @@ def passes(
     empty = conditioning_of(empty_text)
     groups: dict[object, list[tuple[int, Conditioning, Tensor]]] = {}
     for row in range(len(batch.target)):
-        text = empty if draws.drop_text[row] else conditioning_of(batch.prompt[row])
-        told = {**text, **(batch.shown[row] if batch.shown else {})}
+        told = batch.told(row, empty if draws.drop_text[row] else None)
         caption = empty[TOKENS] if draws.drop_reference[row] else batch.caption[row]
         groups.setdefault((likeness(told), tuple(caption.shape)), []).append((row, told, caption))
     for group in groups.values():

@@ -201,6 +201,21 @@ def test_what_a_model_has_to_be_told_and_is_not_is_named(nodes, name):
         nodes.TrainEchoReel.execute(tiny.model, vae, clip, **settings(name=f"no {name}", frame_count=9, every_nth=2))
 
 
+def test_text_of_another_width_is_refused(nodes, lvdm):
+    svd = build("svd")
+    svd.model.cached_patcher_init = (lambda disable_dynamic=False: build("svd").model, ())
+    vae, _, sight = encoders_for(svd)
+    small = settings(name="narrow", frame_count=4, every_nth=2)
+    with torch.inference_mode(), pytest.raises(ValueError, match="images in tokens that are 64 wide, .* are 16"):
+        nodes.TrainEchoReel.execute(svd.model, vae, Words(16), **small, clip_vision=sight)
+    model, _, vae, start = lvdm
+    with (
+        torch.inference_mode(),
+        pytest.raises(ValueError, match="reads text that is 64 wide, the text encoder's is 16"),
+    ):
+        nodes.TrainEchoReel.execute(model, vae, Words(16), **small, echoreel=start)
+
+
 class Without(Words):
     """A text encoder that gives its tokens only."""
 
@@ -239,26 +254,24 @@ def test_a_kernel_without_a_gradient_is_told_in_one_sentence(nodes):
     assert not comfy.model_management.in_training
 
 
-def test_the_hosts_kernels_have_gradients_in_training():
-    from echoreel_pack.nodes.training_kernels import WITHOUT_A_SWITCH, kernels_with_gradients
+@pytest.mark.parametrize("name", ["apply_rope_split_half", "rms_rope_split_half"])
+def test_the_hosts_kernels_have_gradients_in_training(nodes, name):
+    from echoreel_pack.nodes.training_kernels import kernels_with_gradients
 
     kitchen = pytest.importorskip("comfy_kitchen")
-    if not all(hasattr(kitchen, name) for name in WITHOUT_A_SWITCH):
-        pytest.skip("this ComfyUI's kernels are others")
-    before = kitchen.rms_rope_split_half
+    before = getattr(kitchen, name)
     angles = noise(1, 3, 1, 2).double()
     rotation = torch.stack((angles.cos(), -angles.sin(), angles.sin(), angles.cos()), dim=-1).unflatten(-1, (2, 2))
     query, key = (noise(1, 3, 2, 4, seed=seed).double().requires_grad_() for seed in (1, 2))
-    scales = [noise(4, seed=seed).double() for seed in (3, 4)]
-    single = [tensor.detach().float() for tensor in (query, key, rotation, *scales)]
-    plain = before(*single)  # knows no double precision
+    more = [rotation, *(noise(4, seed=seed).double() for seed in (3, 4) if name.startswith("rms"))]
+    single = [tensor.detach().float() for tensor in (query, key, *more)]  # the kernel knows no double precision
+    plain = before(*single)
     with kernels_with_gradients():
-        for one, other in zip(plain, kitchen.rms_rope_split_half(*single), strict=True):
+        twin = getattr(kitchen, name)
+        for one, other in zip(plain, twin(*single), strict=True):
             torch.testing.assert_close(one, other)
-        assert torch.autograd.gradcheck(
-            lambda *both: kitchen.rms_rope_split_half(*both, rotation, *scales), (query, key)
-        )
-    assert kitchen.rms_rope_split_half is before
+        assert torch.autograd.gradcheck(lambda *both: twin(*both, *more), (query, key))
+    assert getattr(kitchen, name) is before
 
 
 @pytest.mark.parametrize("data", ["../secrets", "nowhere"])

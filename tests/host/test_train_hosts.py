@@ -55,7 +55,7 @@ class Trained:
 
         folder = self.folders / "output" / "echoreel_training" / f"{self.name} learned" / "cache"
         batch = CachedPairs(folder).batch([0], [0])
-        return batch.target, mapped({**batch.prompt[0], **batch.shown[0]}, torch.clone)
+        return batch.target, mapped(batch.told(0), torch.clone)
 
 
 @pytest.fixture(scope="module", params=[name for name in (*CASES, *IMAGE_CASES) if name not in NOT_TRAINED])
