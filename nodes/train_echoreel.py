@@ -227,6 +227,16 @@ class TrainEchoReel(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, data: str | None) -> bool | str:
+        if data is None or data in _data_sets():
+            return True
+        if not data:
+            return (
+                "No clips are chosen to train on: put a folder of them into ComfyUI's input folder, press R, choose it."
+            )
+        return f"There is no data set {data!r} in the input folder: put one there and press R."
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -256,8 +266,8 @@ class TrainEchoReel(io.ComfyNode):
         from .training_host import ModelTrainingHost, NodeEncoders, own_copy
 
         folder = _run_folder(name)
-        if data not in _data_sets():  # older hosts do not check it
-            raise ValueError(f"There is no data set {data!r} in the input folder: put one there and press R.")
+        if (found := cls.validate_inputs(data)) is not True:  # also where it is called without a graph
+            raise ValueError(found)
         ModelTrainingHost(model)  # refuses what can not be trained before any clip is encoded
         side = _reference_size(vae, echoreel)
         video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
