@@ -328,7 +328,10 @@ def _cache(
         lambda done, total, _line: bar.update_absolute(done, total),
     )
     with torch.inference_mode(False):
-        return CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
+        cached, measured = CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
+    if not len(cached):
+        raise ValueError(f"With held_out at {data.held_out:g} no pair is left to train on: lower it, or add clips.")
+    return cached, measured
 
 
 def _adapter(

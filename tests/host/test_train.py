@@ -171,6 +171,16 @@ def test_what_is_held_out_is_measured_and_sample_videos_are_made(nodes, lvdm, fo
         assert sizes == [(64 + 8 + 64 + 8 + 64, 64)] * 4
 
 
+def test_holding_all_pairs_out_is_refused(nodes, lvdm, monkeypatch):
+    from echoreel_pack.echoreel_core.training import pairs
+
+    model, clip, vae, start = lvdm
+    monkeypatch.setattr(pairs, "_is_held_out", lambda name, share: True)
+    few = settings(name="held out", steps=1)
+    with torch.inference_mode(), pytest.raises(ValueError, match="With held_out at 0.9 no pair is left to train on"):
+        nodes.TrainEchoReel.execute(model, vae, clip, **few, echoreel=start, held_out=0.9)
+
+
 def test_the_flow_of_samples_is_the_hosts_own_sampler(nodes):
     """Without an adapter, the sample videos' sampler and the host's Euler make the same clip of the same noise."""
     from echoreel_pack.nodes.training_host import ModelTrainingHost
