@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .embedded_files import EMBEDDED_FILE, example_clips
 from .environment import TORCH, ensure_environment, read_requirements
-from .example_clips import example_clips
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = ROOT / ".venv-demo"
@@ -51,7 +51,6 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     """Runs the command; yields what it has to say, line by line. Raises: ValueError where it can not be done."""
     import torch
 
-    from .pixel_actions import EMBEDDED_FILE
     from .pixel_actions.acting import generate, noise_for
     from .pixel_actions.export import load_embedded
     from .pixel_actions.latents import decode, encode

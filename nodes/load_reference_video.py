@@ -10,7 +10,7 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import Input, InputImpl, io
 
-from ..echoreel_core.example_clips import example_clips
+from ..echoreel_core.embedded_files import example_clips
 from ..echoreel_core.video import Sampling, VideoError, VideoFrames, read_video, select_images, sidecar_caption
 from .animated_webp import AnimatedWebP, is_animated_webp
 

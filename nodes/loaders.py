@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..echoreel_core.authors_checkpoint import load_released
-from ..echoreel_core.pixel_actions import EMBEDDED_FILE
+from ..echoreel_core.embedded_files import EMBEDDED_FILE
 from .loaded_adapter import adapter_from_weights, load_adapter
 from .lvdm_model import image_vae, lvdm_patcher, reload_lvdm, text_encoder
 from .wires import EchoReelWire

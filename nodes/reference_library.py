@@ -15,7 +15,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 
 from ..echoreel_core.caption_tables import TABLE_SUFFIXES, LibraryError
-from ..echoreel_core.example_clips import FOLDER as EXAMPLE_CLIPS
+from ..echoreel_core.embedded_files import CLIPS as EXAMPLE_CLIPS
 from ..echoreel_core.library_search import Hit, ReferenceLibrary
 from ..echoreel_core.reference_library import build_library, walk_clips
 from .hit_strip import draw_hits

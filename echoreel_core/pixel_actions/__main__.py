@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from . import EMBEDDED_FILE
+from ..embedded_files import EMBEDDED_FILE
 
 HERE = Path(__file__).parent
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..example_clips import FOLDER
+from ..embedded_files import CLIPS
 from ..video_write import write_video
 from .actions import UNSEEN
 from .show import enlarge
@@ -13,8 +13,8 @@ FPS = 8
 
 def write_clips(seed: int = 800_000) -> None:
     """Write `clips/*.mp4` beside this file."""
-    FOLDER.mkdir(exist_ok=True)
+    CLIPS.mkdir(exist_ok=True)
     for offset, name in enumerate(UNSEEN):
         clip = draw_clips(1, seed + offset, (name,))
         frames = enlarge(render(clip)[0])
-        write_video(FOLDER / f"{name.replace('_', ' ')}.mp4", frames, FPS, title=clip.captions()[0])
+        write_video(CLIPS / f"{name.replace('_', ' ')}.mp4", frames, FPS, title=clip.captions()[0])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from echoreel_core import __main__ as command
 from echoreel_core import demo
-from echoreel_core.example_clips import example_clips
+from echoreel_core.embedded_files import example_clips
 from echoreel_core.pixel_actions.actions import UNSEEN
 from echoreel_core.video import Sampling, read_video
 

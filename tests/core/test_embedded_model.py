@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from echoreel_core.pixel_actions import EMBEDDED_FILE
+from echoreel_core.embedded_files import EMBEDDED_FILE
 from echoreel_core.pixel_actions.acting import generate, noise_for
 from echoreel_core.pixel_actions.actions import UNSEEN
 from echoreel_core.pixel_actions.evaluate import balanced

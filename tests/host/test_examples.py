@@ -8,7 +8,7 @@ import pytest
 
 @pytest.mark.parametrize("path", ["view", "api/view"])
 def test_the_player_gets_the_clip(server, pack, path):
-    from echoreel_pack.echoreel_core.example_clips import example_clips
+    from echoreel_pack.echoreel_core.embedded_files import example_clips
 
     for name, file in example_clips().items():
         assert server.read(f"/{path}?filename={quote(name + ' [echoreel]')}&type=input&subfolder=") == file.read_bytes()

@@ -68,7 +68,7 @@ def test_pictures(pack, embedded):
 
 def test_the_embedded_model_is_always_there(pack):
     """It is the first choice, needs nothing in models/, and follows an example clip of an action it never saw."""
-    from echoreel_pack.echoreel_core.pixel_actions import EMBEDDED_FILE
+    from echoreel_pack.echoreel_core.embedded_files import EMBEDDED_FILE
     from echoreel_pack.echoreel_core.pixel_actions.export import load_embedded
     from echoreel_pack.nodes import loaders
 

@@ -1,0 +1,18 @@
+"""What comes with the pack: the embedded model, and clips of actions that it was never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent / "pixel_actions"
+
+EMBEDDED_FILE = _FOLDER / "pixel_actions.safetensors"
+"""The embedded model: a released all-in-one checkpoint in half precision."""
+
+CLIPS = _FOLDER / "clips"
+"""The folder of the reference clips."""
+
+
+def example_clips() -> dict[str, Path]:
+    """Names and files of the reference clips, in alphabetical order."""
+    return {path.stem: path for path in sorted(CLIPS.glob("*.mp4"))}
