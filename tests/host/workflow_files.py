@@ -124,7 +124,7 @@ def widgets(section: Mapping[str, Any], values: list, prefix: str = "") -> list[
             for choice in options["options"]:
                 if choice["key"] == value:
                     found += widgets(choice["inputs"], values[len(found) :], f"{widget.name}.")
-        if options.get("control_after_generate"):
+        if options.get("control_after_generate", widget.name in ("seed", "noise_seed")):  # so named, the page adds it
             found.append(Widget(f"{widget.name}.control", "SEED_CONTROL", {}))
     if not prefix and any(_is_upload(widget.options) for widget in found):
         found.append(Widget("upload", "UPLOAD", {}))
