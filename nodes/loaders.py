@@ -61,7 +61,7 @@ class LoadCheckpoint(io.ComfyNode):
         embedded = checkpoint == EMBEDDED
         path = str(EMBEDDED_FILE) if embedded else folder_paths.get_full_path_or_raise("checkpoints", checkpoint)
         parts = load_released(path)
-        model = lvdm_patcher(parts.unet_config, parts.unet)
+        model = lvdm_patcher(parts)
         model.cached_patcher_init = (reload_lvdm, (path,))
         clip = text_encoder(parts.text, folder_paths.get_folder_paths("embeddings")) if parts.text else None
         echoreel = None

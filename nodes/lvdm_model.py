@@ -18,7 +18,7 @@ from comfy import latent_formats, supported_models_base
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ..echoreel_core.authors_checkpoint import build, load_released
+from ..echoreel_core.authors_checkpoint import ReleasedCheckpoint, build, load_released
 from ..echoreel_core.autoencoder import AutoencoderConfig
 from ..echoreel_core.lvdm import LVDMConfig, LVDMUNet
 from ..echoreel_core.text import HEAD_DIM, TextConfig
@@ -61,13 +61,15 @@ class LVDMHostModel(comfy.model_base.BaseModel):
         super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=HostLVDMUNet)
 
 
-def lvdm_patcher(
-    config: LVDMConfig, weights: Mapping[str, Tensor], disable_dynamic: bool = False
-) -> comfy.model_patcher.ModelPatcher:
-    """A MODEL from LVDM weights (named as in `LVDMUNet`), in the dtype the host prefers for this device."""
+def lvdm_patcher(checkpoint: ReleasedCheckpoint, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL from a checkpoint's LVDM weights, in the dtype the host prefers for this device."""
+    config, weights = checkpoint.unet_config, checkpoint.unet
     management = comfy.model_management
     load_device = management.get_torch_device()
     host_config = LVDMHostConfig(asdict(config))
+    if checkpoint.vae:  # by this the host brings empty latents, made for an eighth of the picture, to the right size
+        factor = AutoencoderConfig.from_state_dict(checkpoint.vae).factor
+        host_config.latent_format.spacial_downscale_ratio = factor
     dtype = management.unet_dtype(
         model_params=comfy.utils.calculate_parameters(weights),
         supported_dtypes=host_config.supported_inference_dtypes,
@@ -84,8 +86,7 @@ def lvdm_patcher(
 
 def reload_lvdm(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """A fresh MODEL from the file, as the host wants it for every further GPU."""
-    checkpoint = load_released(path)
-    return lvdm_patcher(checkpoint.unet_config, checkpoint.unet, disable_dynamic)
+    return lvdm_patcher(load_released(path), disable_dynamic)
 
 
 def text_encoder(weights: Mapping[str, Tensor], embedding_directory: Any = None) -> comfy.sd.CLIP:

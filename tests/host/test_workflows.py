@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import av
 import pytest
+import torch
 from workflow_files import ALWAYS, MUTED, ROOT, SHIPPED, load, of_type, problems, to_prompt
 
 try:
@@ -80,6 +81,23 @@ def test_runs_as_it_opens(path, server, object_info):
         (stream,) = video.streams.video
         assert len(list(video.decode(stream))) == 16
         assert stream.height >= 256
+
+
+def test_the_first_template_shows_the_claim(server, object_info):
+    """As it opens: with EchoReel the robot goes where the star went, without it does not."""
+    from echoreel_core.pixel_actions.tracker import background_of, track, trajectory_correlation
+    from echoreel_core.video import Sampling, read_video
+
+    run = server.run(to_prompt(load(ROOT / "workflows" / "EchoReel start here.json"), object_info), seconds=600)
+    film = read_video(server.file(run, ".mp4"), Sampling(frames=16, mode="even"), width=776, height=282).frames
+    paths = []
+    for left in (0, 260, 520):
+        clip = film[:, 26:, left : left + 256].movedim(-1, 1)
+        clip = torch.nn.functional.interpolate(clip, (32, 32), mode="area")[None]
+        paths.append(track(clip, background_of(clip)))
+    reference, without, with_echoreel = paths
+    assert trajectory_correlation(with_echoreel, reference) > 0.8
+    assert trajectory_correlation(without, reference) < 0.5
 
 
 @shipped
