@@ -17,7 +17,7 @@ from .latents import decode, encode
 from .tracker import background_of, colour_of, track, trajectory_correlation
 from .world import Clips, draw_clips, recast, render
 
-ARMS = {"unseen": ("base", "echoreel", "wrong", "still", "shuffled"), "seen": ("base", "echoreel")}
+ARMS = ("base", "echoreel", "wrong", "still", "shuffled")
 MEASURES = ("action_accuracy", "trajectory_correlation", "prompt_fidelity", "leakage")
 _SEED = 700_000  # far from every seed that training draws from
 _AT_ONCE = 25
@@ -88,7 +88,7 @@ def evaluate(
     guidance: float = 3.0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict]:
-    """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and their arms.
+    """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and all arms.
 
     All arms of a split have the same prompts and start from the same noise. "real" is the true clips of the prompts,
     as the autoencoder shows them: what the judge and the tracker can reach at best.
@@ -96,7 +96,7 @@ def evaluate(
     result = {}
     for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
         clips = balanced(tuple(actions), count, _SEED)
-        for arm in ("real", *ARMS[split]):
+        for arm in ("real", *ARMS):
             generator = torch.Generator().manual_seed(_SEED)
             others, shown = references(arm, clips, generator)
             found = []

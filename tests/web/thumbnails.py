@@ -1,4 +1,4 @@
-"""Makes the templates' thumbnails and the README's graph from the screenshots that the browser tests keep.
+"""Makes the templates' thumbnails from the screenshots that the browser tests keep.
 
 python tests/run.py -k test_browser
 .venv-test/bin/python tests/web/thumbnails.py
@@ -10,9 +10,20 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+# Around the canvas lie the page's own bars; the note on the left can not be read in small.
+TOP, LEFT, RIGHT = 75, 0.16, 0.80
+DARKEST = 30  # of the canvas; nodes and groups are brighter
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "tests" / "output" / "web"
-NOTE = 0.17  # of the picture's width: the note on the left can not be read in small
+
+
+def graph(shot: Image.Image) -> Image.Image:
+    """The part of a screenshot with the nodes, without the note."""
+    canvas = shot.crop((round(shot.width * LEFT), TOP, shot.width, round(shot.height * 0.95)))
+    bright = canvas.convert("L").point(lambda value: 255 * (value > DARKEST))
+    bright.paste(0, (round(shot.width * (RIGHT - LEFT)), 0, canvas.width, 60))  # the Run button and its messages
+    return canvas.crop(bright.getbbox())
 
 
 def main() -> None:
@@ -20,8 +31,7 @@ def main() -> None:
         # with the toy weights of the tests only noise comes out
         when = "ran" if "Pixel Actions" in workflow.read_text(encoding="utf-8") else "opened"
         shot = Image.open(SHOTS / f"{workflow.stem}, {when} classic.png").convert("RGB")
-        graph = ImageOps.crop(shot, (round(shot.width * NOTE), 0, 0, 0))
-        thumbnail = ImageOps.fit(graph, (640, 400), Image.Resampling.LANCZOS)
+        thumbnail = ImageOps.pad(graph(shot), (640, 400), Image.Resampling.LANCZOS, color=(22, 22, 22))
         thumbnail.save(workflow.with_suffix(".jpg"), quality=82, optimize=True)
         print(f"{workflow.with_suffix('.jpg').stat().st_size / 1000:6.1f} kB  {workflow.stem}")
 
