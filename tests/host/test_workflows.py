@@ -46,6 +46,13 @@ def test_is_offered_as_a_template(path, server):
 
 
 @shipped
+def test_has_a_thumbnail_that_the_template_browser_gets(path, server):
+    assert server.read(f"/api/workflow_templates/comfyui-echoreel/{quote(path.stem)}.jpg") == (
+        path.with_suffix(".jpg").read_bytes()
+    )
+
+
+@shipped
 def test_names_the_pack_and_where_to_get_the_model(path):
     workflow = load(path)
     ours = [node for node in workflow["nodes"] if node["type"].startswith("EchoReel")]

@@ -30,7 +30,7 @@ def main() -> None:
     for workflow in sorted((ROOT / "workflows").glob("*.json")):
         # with the toy weights of the tests only noise comes out
         when = "ran" if "Pixel Actions" in workflow.read_text(encoding="utf-8") else "opened"
-        shot = Image.open(SHOTS / f"{workflow.stem}, {when} classic.png").convert("RGB")
+        shot = Image.open(SHOTS / f"{workflow.stem}, {when} nodes2.png").convert("RGB")
         thumbnail = ImageOps.pad(graph(shot), (640, 400), Image.Resampling.LANCZOS, color=(22, 22, 22))
         thumbnail.save(workflow.with_suffix(".jpg"), quality=82, optimize=True)
         print(f"{workflow.with_suffix('.jpg').stat().st_size / 1000:6.1f} kB  {workflow.stem}")
