@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -66,7 +64,7 @@ class ActingModel(nn.Module):
 
 @torch.inference_mode()
 def generate(
-    model: ActingModel | BaseModel,
+    model: ActingModel,
     captions: list[str],
     noise: Tensor,
     *references: tuple[Tensor, list[str]],
@@ -74,7 +72,6 @@ def generate(
     guidance: float = 3.0,
     strength: float = 1.0,
     dtype: torch.dtype = torch.bfloat16,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Sample latents `[batch, 4, frames, 8, 8]` from `noise` by DDIM.
 
@@ -84,9 +81,8 @@ def generate(
             any it is the base model alone.
         strength: of the added layers.
         dtype: of the products; float32 is the faster one on a CPU without instructions for bfloat16.
-        progress: called with (steps done, steps).
     """
-    base = model.base if isinstance(model, ActingModel) else model
+    base = model.base
     text = base.text(torch.cat([ids(captions), ids([""] * len(captions))]))
     tokens = [
         model.tokens(latents.repeat(2, 1, 1, 1, 1), text, base.text(ids(told)).repeat(2, 1, 1))
@@ -103,7 +99,7 @@ def generate(
         positive, negative = both.float().chunk(2)
         return negative + guidance * (positive - negative)
 
-    return ddim_sample(predict, noise, steps, progress=progress)
+    return ddim_sample(predict, noise, steps)
 
 
 def noise_for(count: int, seed: int, frames: int = 16) -> Tensor:

@@ -59,7 +59,7 @@ class ListeningUNet(nn.Module):
 def train(
     folder: Path,
     base: Path,
-    start: Path | None,
+    start: Path,
     pairs: Path,
     autoencoder: torch.nn.Module,
     steps: int,
@@ -81,10 +81,9 @@ def train(
     frozen = load_base(base)
     adapter = new_adapter(frozen)
     reader = PoseReader(adapter.config.prism.action_dim)
-    if start is not None:
-        state = torch.load(start, weights_only=True)
-        adapter.prism.load_state_dict(state["prism"])
-        reader.load_state_dict(state["reader"], strict=False)
+    state = torch.load(start, weights_only=True)
+    adapter.prism.load_state_dict(state["prism"])
+    reader.load_state_dict(state["reader"])
     average = new_adapter(frozen)
     average.load_state_dict(adapter.state_dict())
     optimizer = Optimizer(nn.ModuleDict({"adapter": adapter, "reader": reader}).named_parameters(), rate)
@@ -93,7 +92,7 @@ def train(
         state = torch.load(path, weights_only=True)
         adapter.load_state_dict(state["adapter"])
         average.load_state_dict(state["average"])
-        reader.load_state_dict(state["reader"], strict=False)
+        reader.load_state_dict(state["reader"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     log, data = Log(folder / "adapter.jsonl"), Pairs(pairs)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ sys.path.append(str(HERE.parents[1]))
 from comfy_server import COMFYUI, ComfyServer  # noqa: E402
 from workflow_files import SHIPPED, load  # noqa: E402
 
+SHOTS = HERE.parent / "output" / "web"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -62,3 +65,28 @@ def server(tools, tmp_path_factory):
 def object_info(server):
     """What the running ComfyUI says of its nodes."""
     return server.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def browse(tools, server, tmp_path_factory):
+    """Runs a script of this folder in a renderer of the page: (script, renderer, the rest of its task) → its report."""
+
+    def run(script: str, renderer: str, **told: object) -> dict:
+        folder = tmp_path_factory.mktemp(renderer)
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        task = {
+            "url": server.url,
+            "renderer": renderer,
+            "chromium": tools["chromium"],
+            "saved": str(server.base / "user" / "default" / "workflows"),
+            "shots": str(SHOTS),
+            "report": str(folder / "report.json"),
+            **told,
+        }
+        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+        command = [tools["node"], script, str(folder / "task.json")]
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+    return run

@@ -25,12 +25,13 @@ sys.path.append(str(ROOT))
 from comfy_server import ComfyServer  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from echoreel_core.embedded_files import EMBEDDED_FILE  # noqa: E402
 from echoreel_core.pixel_actions.actions import UNSEEN  # noqa: E402
+from echoreel_core.pixel_actions.show import enlarge  # noqa: E402
 from echoreel_core.pixel_actions.world import draw_clips, render  # noqa: E402
 from echoreel_core.video import Sampling, read_video  # noqa: E402
 from echoreel_core.video_write import write_video  # noqa: E402
 
-EMBEDDED = ROOT / "echoreel_core" / "pixel_actions" / "pixel_actions.safetensors"
 PICTURES = ROOT / "web" / "docs" / "pictures"
 SHOWN = (
     "checkpoints/checkpoint.pt",
@@ -50,8 +51,7 @@ def write_clips(folder: Path, count: int, seed: int) -> None:
         for number, (frames, caption) in enumerate(zip(render(clips), clips.captions(), strict=True), start=1):
             path = folder / name / f"{name}_{number}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
-            large = frames.repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3).movedim(1, -1)
-            write_video(path, large.repeat_interleave(REPEATED, 0), RATE)
+            write_video(path, enlarge(frames, ENLARGED).repeat_interleave(REPEATED, 0), RATE)
             path.with_suffix(".txt").write_text(caption, encoding="utf-8")
 
 
@@ -69,7 +69,7 @@ def filmstrips(clip: Path) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("nodes", nargs="*", metavar="NODE ID", help="default all")
-    parser.add_argument("--checkpoint", type=Path, default=EMBEDDED, help="to run in place of the embedded one")
+    parser.add_argument("--checkpoint", type=Path, default=EMBEDDED_FILE, help="to run in place of the embedded one")
     options = parser.parse_args()
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def main() -> None:
             path = server.base / "models" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        shutil.copy(options.checkpoint, server.base / "models" / "checkpoints" / EMBEDDED.name)
+        shutil.copy(options.checkpoint, server.base / "models" / "checkpoints" / EMBEDDED_FILE.name)
         for name in ("jump_00001_.safetensors", "run_00001_.safetensors"):
             path = server.base / "output" / "echoreel_actions" / name
             path.parent.mkdir(parents=True, exist_ok=True)

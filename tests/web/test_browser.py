@@ -3,43 +3,28 @@
 Screenshots are kept in tests/output/web.
 """
 
-import json
-import subprocess
-from pathlib import Path
-
 import pytest
 from video_clips import write_clip
 from workflow_files import BYPASSED, ROOT, SHIPPED, load, of_type, to_prompt
 
 pytestmark = pytest.mark.heavy
-SHOTS = ROOT / "tests" / "output" / "web"
 EMBEDDED = "Pixel Actions"
 PAGE_ONLY = {"upload", "video-preview"}
 """Widgets that the page draws and sends along, without an input in the node."""
 
 
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
-def report(request, tools, server, tmp_path_factory):
+def report(request, browse, tmp_path_factory):
     """What the browser found."""
-    folder = tmp_path_factory.mktemp(request.param)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    task = {
-        "url": server.url,
-        "renderer": request.param,
-        "chromium": tools["chromium"],
-        "workflows": [str(path) for path in SHIPPED],
-        "run": [str(path) for path in SHIPPED if of_type(load(path), "EchoReelLoadCheckpoint")],  # no other download
-        "embedded": [str(path) for path in SHIPPED if EMBEDDED in path.read_text(encoding="utf-8")],
-        "clip": str(write_clip(folder / f"clip_{request.param}.mp4", 80, size=(320, 240))),
-        "saved": str(server.base / "user" / "default" / "workflows"),
-        "shots": str(SHOTS),
-        "report": str(folder / "report.json"),
-    }
-    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    command = [tools["node"], "check.mjs", str(folder / "task.json")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    clip = tmp_path_factory.mktemp("clips") / f"clip_{request.param}.mp4"
+    return browse(
+        "check.mjs",
+        request.param,
+        workflows=[str(path) for path in SHIPPED],
+        run=[str(path) for path in SHIPPED if of_type(load(path), "EchoReelLoadCheckpoint")],  # no other download
+        embedded=[str(path) for path in SHIPPED if EMBEDDED in path.read_text(encoding="utf-8")],
+        clip=str(write_clip(clip, 80, size=(320, 240))),
+    )
 
 
 def sent(prompt: dict) -> dict:

@@ -3,34 +3,15 @@
 Screenshots are kept in tests/output/web.
 """
 
-import json
-import subprocess
-from pathlib import Path
-
 import pytest
-from test_browser import SHOTS
 
 pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
-def states(request, tools, server, tmp_path_factory):
+def states(request, browse):
     """What the node showed and sent, by moment; the browser has found nothing wrong."""
-    folder = tmp_path_factory.mktemp(request.param)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    task = {
-        "url": server.url,
-        "renderer": request.param,
-        "chromium": tools["chromium"],
-        "saved": str(server.base / "user" / "default" / "workflows"),
-        "shots": str(SHOTS),
-        "report": str(folder / "report.json"),
-    }
-    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    command = [tools["node"], "combine_actions.mjs", str(folder / "task.json")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = browse("combine_actions.mjs", request.param)
     assert not report["problems"], "\n".join(report["problems"])
     return report["states"]
 

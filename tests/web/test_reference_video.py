@@ -3,14 +3,10 @@
 Screenshots are kept in tests/output/web.
 """
 
-import json
 import math
-import subprocess
-from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from test_browser import SHOTS
 from video_clips import write_clip
 
 pytestmark = pytest.mark.heavy
@@ -20,25 +16,15 @@ PIXEL = 0.03  # seconds that a pixel of the line and a little more stands for
 
 
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
-def report(request, tools, server, tmp_path_factory):
+def report(request, browse, tmp_path_factory):
     """What the browser found: a first clip of 4 seconds uploaded, a second one of 3 dropped."""
-    folder = tmp_path_factory.mktemp(request.param)
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    task = {
-        "url": server.url,
-        "renderer": request.param,
-        "chromium": tools["chromium"],
-        "clip": str(write_clip(folder / f"first_{request.param}.mp4", 4 * RATE, size=(320, 240))),
-        "other": str(write_clip(folder / f"second_{request.param}.mp4", 3 * RATE, size=(320, 240))),
-        "saved": str(server.base / "user" / "default" / "workflows"),
-        "shots": str(SHOTS),
-        "report": str(folder / "report.json"),
-    }
-    (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-    command = [tools["node"], "reference_video.mjs", str(folder / "task.json")]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    clips = tmp_path_factory.mktemp("clips")
+    return browse(
+        "reference_video.mjs",
+        request.param,
+        clip=str(write_clip(clips / f"first_{request.param}.mp4", 4 * RATE, size=(320, 240))),
+        other=str(write_clip(clips / f"second_{request.param}.mp4", 3 * RATE, size=(320, 240))),
+    )
 
 
 def span(report, name, index=0):
