@@ -20,13 +20,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "text": 600, "judge": 1500, "base": 2800, "prism": 1200, "adapter": 2600}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 5400, "prism": 1200, "adapter": 4400}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
         command.add_argument("--steps", type=int, default=count)
         if name in ("base", "adapter"):
             command.add_argument("--until", type=int, help="stop for now after this step; the same command goes on")
+            command.add_argument("--noise-offset", type=float, default=0.1, help="see train_base.noise_like")
             command.add_argument("--eager", action="store_true", help="do not compile")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
@@ -54,7 +55,7 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     folder = getattr(arguments, "folder", None)
     if arguments.command in ("base", "adapter"):
-        compiled = {"fast": not arguments.eager, "until": arguments.until}
+        how = {"offset": arguments.noise_offset, "fast": not arguments.eager, "until": arguments.until}
     if arguments.command == "autoencoder":
         from .train_autoencoder import train
 
@@ -74,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "base":
         from .train_base import train
 
-        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, **compiled)
+        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, **how)
     elif arguments.command == "prism":
         from .prism_start import train
 
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
-        train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **compiled)
+        train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
     elif arguments.command == "export":
         from .export import export
 

@@ -17,7 +17,7 @@ from .log import Log
 from .optimize import Optimizer
 from .prism_start import PoseReader
 from .tracker import background_of, track, trajectory_correlation
-from .train_base import averaged, load_base, noised, save
+from .train_base import averaged, load_base, noise_like, noised, save
 from .words import dropped
 from .world import render
 
@@ -67,6 +67,7 @@ def train(
     seed: int = 5,
     rate: float = 3e-3,
     reader_weight: float = 0.1,
+    offset: float = 0.1,
     probe_every: int = 500,
     fast: bool = True,
     until: int | None = None,
@@ -107,7 +108,7 @@ def train(
             drop = {"empty": 0.1, "action": 0.4, "words": 0.05}
             text, reference_text = (frozen.text(dropped(which, generator, **drop)) for which in (clips, others))
         timesteps = _noisy_timesteps(batch, generator)
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = noise_like(latents, offset, generator)
         x, weight = noised(latents, timesteps, noise)
         with torch.autocast("cpu", torch.bfloat16):
             tokens = adapter.prism(reference, torch.cat([text, reference_text], 1))
