@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from .latents import decode, encode
 from .tracker import background_of, colour_of, track, trajectory_correlation
 from .world import Clips, draw_clips, recast, render
 
-ARMS = ("base", "echoreel", "wrong", "still", "shuffled")
+ARMS = ("base", "echoreel", "wrong", "still", "shuffled", "no_reference")
 MEASURES = ("action_accuracy", "trajectory_correlation", "prompt_fidelity", "leakage")
 _SEED = 700_000  # far from every seed that training draws from
 _AT_ONCE = 25
@@ -91,30 +92,34 @@ def evaluate(
     """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and all arms.
 
     All arms of a split have the same prompts and start from the same noise. "real" is the true clips of the prompts,
-    as the autoencoder shows them: what the judge and the tracker can reach at best.
+    as the autoencoder shows them: what the judge and the tracker can reach at best. "base" is a copy of the base model
+    that no adapter was ever added to; "no_reference" is the model of all other arms, after them, without a reference,
+    and has a measure more: the share of clips, `same_as_base`, whose latents equal those of "base" bit for bit.
     """
+    models = {"base": ActingModel(copy.deepcopy(model.base), model.adapter)}
     result = {}
     for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
         clips = balanced(tuple(actions), count, _SEED)
         for arm in ("real", *ARMS):
             generator = torch.Generator().manual_seed(_SEED)
             others, shown = references(arm, clips, generator)
-            found = []
+            made, found = [], []
             for rows in torch.arange(len(clips)).split(_AT_ONCE):
-                part = clips[rows]
+                part, noise = clips[rows], noise_for(len(rows), _SEED + int(rows[0]))
+                alone = arm in ("base", "no_reference")
+                reference = [] if alone else [(encode(autoencoder, shown[rows]), others[rows].captions())]
                 if arm == "real":
                     latents = encode(autoencoder, render(part))
                 else:
-                    latents = generate(
-                        model,
-                        part.captions(),
-                        noise_for(len(rows), _SEED + int(rows[0])),
-                        *([] if arm == "base" else [(encode(autoencoder, shown[rows]), others[rows].captions())]),
-                        steps=steps,
-                        guidance=guidance,
-                    )
+                    asked = models.get(arm, model)
+                    latents = generate(asked, part.captions(), noise, *reference, steps=steps, guidance=guidance)
+                made.append(latents)
                 found.append(measure(decode(autoencoder, latents), part, others[rows], judge))
             cell = {name: interval(torch.cat([part[name] for part in found])) for name in MEASURES}
+            if arm == "base":
+                of_base = torch.cat(made)
+            elif arm == "no_reference":
+                cell["same_as_base"] = interval(torch.cat(made).eq(of_base).flatten(1).all(1).float())
             result[f"{split}/{arm}"] = {**cell, "clips": len(clips)}
             progress(row(f"{split}/{arm}", result[f"{split}/{arm}"]))
     return result
