@@ -96,7 +96,7 @@ def evaluate(
     that no adapter was ever added to; "no_reference" is the model of all other arms, after them, without a reference,
     and has a measure more: the share of clips, `same_as_base`, whose latents equal those of "base" bit for bit.
     """
-    models = {"base": ActingModel(copy.deepcopy(model.base), model.adapter)}
+    untouched = ActingModel(copy.deepcopy(model.base), model.adapter)
     result = {}
     for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
         clips = balanced(tuple(actions), count, _SEED)
@@ -106,12 +106,12 @@ def evaluate(
             made, found = [], []
             for rows in torch.arange(len(clips)).split(_AT_ONCE):
                 part, noise = clips[rows], noise_for(len(rows), _SEED + int(rows[0]))
-                alone = arm in ("base", "no_reference")
-                reference = [] if alone else [(encode(autoencoder, shown[rows]), others[rows].captions())]
                 if arm == "real":
                     latents = encode(autoencoder, render(part))
                 else:
-                    asked = models.get(arm, model)
+                    alone = arm in ("base", "no_reference")
+                    reference = [] if alone else [(encode(autoencoder, shown[rows]), others[rows].captions())]
+                    asked = untouched if arm == "base" else model
                     latents = generate(asked, part.captions(), noise, *reference, steps=steps, guidance=guidance)
                 made.append(latents)
                 found.append(measure(decode(autoencoder, latents), part, others[rows], judge))
