@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 5400, "prism": 1200, "adapter": 4400}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 5400, "prism": 5000, "adapter": 4000}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
@@ -31,7 +31,7 @@ def main() -> None:
             command.add_argument("--eager", action="store_true", help="do not compile")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
-    command.add_argument("--chunks", type=int, default=6)
+    command.add_argument("--chunks", type=int, default=24)
     command = commands.add_parser("export", help="write the checkpoint")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--out", type=Path, default=EMBEDDED_FILE)

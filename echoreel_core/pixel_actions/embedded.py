@@ -57,15 +57,15 @@ class BaseModel(nn.Module):
 
 PRISM = ActionPrismConfig(
     latent_channels=4,
-    grid=(4, 4),
-    patch=2,
+    grid=(1, 1),  # a token sees the whole frame: a subject's angle shows in no smaller patch
+    patch=8,
     text_width=48,
     context_width=48,
-    width=80,
+    width=96,
     depth=2,
     heads=4,
-    head_dim=20,
-    out_channels=12,
+    head_dim=24,
+    out_channels=192,
     max_frames=16,
 )
 

@@ -58,7 +58,7 @@ class PoseReader(nn.Module):
 
 
 def train(
-    folder: Path, base: Path, pairs: Path, steps: int, batch: int = 32, seed: int = 4, rate: float = 3e-3
+    folder: Path, base: Path, pairs: Path, steps: int, batch: int = 64, seed: int = 4, rate: float = 3e-3
 ) -> None:
     """Write `prism.pt` (prism and reader) and `prism.jsonl` into `folder`; `base` is the base model's checkpoint."""
     torch.manual_seed(seed)

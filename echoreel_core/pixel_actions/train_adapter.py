@@ -87,7 +87,9 @@ def train(
     reader.load_state_dict(state["reader"])
     average = new_adapter(frozen)
     average.load_state_dict(adapter.state_dict())
-    optimizer = Optimizer(nn.ModuleDict({"adapter": adapter, "reader": reader}).named_parameters(), rate)
+    parts = nn.ModuleDict({"adapter": adapter, "reader": reader})
+    # At the layers' rate the prism would forget how to tell an angle, and learn it again at the very end.
+    optimizer = Optimizer(parts.named_parameters(), rate, slow={"adapter.prism.": 0.1, "reader.": 0.1})
     first = 0
     if (path := folder / "adapter.pt").exists():
         state = torch.load(path, weights_only=True)
@@ -114,13 +116,13 @@ def train(
             tokens = adapter.prism(reference, torch.cat([text, reference_text], 1))
             predicted = forward(x, timesteps, text, tokens)
         error = (predicted.float() - noise).square().mean((1, 2, 3, 4)) * weight
-        told, parts = reader.loss(tokens, others)
+        told, told_parts = reader.loss(tokens, others)
         loss = error.mean() + reader_weight * told
         norm = optimizer.step(loss, factor)
         averaged(average, adapter, step, decay=0.995)
         if step % 10 == 0:
             low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
-            log(step=step, loss=error.mean().item(), low=low, middle=middle, high=high, norm=norm, **parts)
+            log(step=step, loss=error.mean().item(), low=low, middle=middle, high=high, norm=norm, **told_parts)
         if step % 100 == 99 or step == last - 1:
             state = {"adapter": adapter.state_dict(), "average": average.state_dict(), "reader": reader.state_dict()}
             save({**state, "optimizer": optimizer.state_dict(), "step": step + 1}, path)
@@ -131,4 +133,4 @@ def train(
 def _noisy_timesteps(batch: int, generator: torch.Generator) -> Tensor:
     """One from each of `batch` equal parts of a distribution that leans to the noisy end, where motion is decided."""
     share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return (1000 * share**0.6).long().clamp(max=999)
+    return (1000 * share**0.8).long().clamp(max=999)

@@ -16,6 +16,7 @@ from echoreel_core.pixel_actions.embedded import TEXT, BaseModel
 from echoreel_core.pixel_actions.evaluate import balanced, interval, references
 from echoreel_core.pixel_actions.export import export, load_embedded
 from echoreel_core.pixel_actions.latents import CHUNK, pair
+from echoreel_core.pixel_actions.optimize import Optimizer
 from echoreel_core.pixel_actions.text_start import told_kinds
 from echoreel_core.pixel_actions.tracker import background_of, colour_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.train_autoencoder import CONFIG
@@ -231,3 +232,17 @@ def test_base_training_resumes_exactly(tmp_path):
     assert whole["step"] == halves["step"] == 4
     for part in ("model", "average"):
         assert all(torch.equal(value, halves[part][key]) for key, value in whole[part].items())
+
+
+def test_slow_parameters_learn_at_their_share_of_the_rate_and_the_schedule_keeps_it():
+    start = torch.nn.Linear(6, 4).state_dict()
+    parts = torch.nn.ModuleDict({name: torch.nn.Linear(6, 4) for name in ("quick", "slow")})
+    for part in parts.values():
+        part.load_state_dict(start)
+    optimizer = Optimizer(parts.named_parameters(), 1e-2, slow={"slow.": 0.1})
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    optimizer.step(sum(part(x).square().mean() for part in parts.values()), factor=0.5)
+    for key, before in start.items():
+        quick, slow = (parts[name].state_dict()[key] - before for name in ("quick", "slow"))
+        assert quick.abs().max() > 1e-4
+        torch.testing.assert_close(slow, 0.1 * quick, rtol=1e-3, atol=1e-6)
