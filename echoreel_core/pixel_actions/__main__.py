@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 5400, "prism": 5000, "adapter": 4000}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 5400, "prism": 5000, "adapter": 5600}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
@@ -29,6 +29,9 @@ def main() -> None:
             command.add_argument("--until", type=int, help="stop for now after this step; the same command goes on")
             command.add_argument("--noise-offset", type=float, default=0.1, help="see train_base.noise_like")
             command.add_argument("--eager", action="store_true", help="do not compile")
+        if name == "adapter":
+            command.add_argument("--lean", type=float, default=1.0, help="of timesteps to the noisy end, below 1")
+            command.add_argument("--turning", type=float, default=3.0, help="how much likelier figures that turn are")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--chunks", type=int, default=24)
@@ -86,6 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
+        how |= {"lean": arguments.lean, "turning": arguments.turning}
         train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
     elif arguments.command == "export":
         from .export import export

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..autoencoder import Autoencoder, load_autoencoder
-from .actions import SEEN
+from .actions import CHANNELS, SEEN
 from .world import Clips, draw_clips, recast, render
 
 SCALE = 0.18215  # of Stable Diffusion's latents, which the released model takes too
@@ -64,10 +64,19 @@ class Pairs:
             raise ValueError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
         self._chunks = [(pair(seed), load_file(_chunk(folder, seed))["latents"]) for seed in seeds]
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[tuple[Clips, Clips], tuple[Tensor, Tensor]]:
-        """Clips and latents `[size, 4, frames, 8, 8]` of both halves of random pairs; which half is first is random."""
+    def batch(
+        self, size: int, generator: torch.Generator, turning: float = 1.0
+    ) -> tuple[tuple[Clips, Clips], tuple[Tensor, Tensor]]:
+        """Clips and latents `[size, 4, frames, 8, 8]` of both halves of random pairs; which half is first is random.
+
+        Pairs in which the figure turns about itself are `turning` times as likely as the others.
+        """
         clips, latents = self._chunks[int(torch.randint(len(self._chunks), (1,), generator=generator))]
-        rows = torch.randperm(CHUNK, generator=generator)[:size]
+        if turning == 1.0:
+            rows = torch.randperm(CHUNK, generator=generator)[:size]
+        else:
+            turns = clips[0].poses()[..., CHANNELS.index("angle")].abs().amax(1) > 0
+            rows = torch.multinomial(1 + (turning - 1) * turns, size, generator=generator)
         first = int(torch.randint(2, (1,), generator=generator))
         order = (first, 1 - first)
         return tuple(clips[i][rows] for i in order), tuple(latents[i][rows].float() for i in order)

@@ -68,6 +68,8 @@ def train(
     rate: float = 3e-3,
     reader_weight: float = 0.1,
     offset: float = 0.1,
+    lean: float = 1.0,
+    turning: float = 3.0,
     probe_every: int = 500,
     fast: bool = True,
     until: int | None = None,
@@ -76,7 +78,8 @@ def train(
     it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
     `start` is what `prism_start` wrote. The reading of poses goes on beside the video model's loss, `reader_weight`
-    strong, so that the prism does not forget it while the layers learn to listen.
+    strong, so that the prism does not forget it while the layers learn to listen. `lean`: see `_timesteps`; `turning`:
+    see `Pairs.batch`.
     """
     torch.manual_seed(seed)
     frozen = load_base(base)
@@ -105,11 +108,11 @@ def train(
     for step in range(first, last):
         factor = min(1.0, (step + 1) / 50, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
         generator = torch.Generator().manual_seed(seed * 1_000_000 + step)
-        (clips, others), (latents, reference) = data.batch(batch, generator)
+        (clips, others), (latents, reference) = data.batch(batch, generator, turning)
         with torch.no_grad():
             drop = {"empty": 0.1, "action": 0.4, "words": 0.05}
             text, reference_text = (frozen.text(dropped(which, generator, **drop)) for which in (clips, others))
-        timesteps = _noisy_timesteps(batch, generator)
+        timesteps = _timesteps(batch, lean, generator)
         noise = noise_like(latents, offset, generator)
         x, weight = noised(latents, timesteps, noise)
         with torch.autocast("cpu", torch.bfloat16):
@@ -130,7 +133,8 @@ def train(
             log(step=step, **probe(ActingModel(frozen, average), autoencoder, 24))
 
 
-def _noisy_timesteps(batch: int, generator: torch.Generator) -> Tensor:
-    """One from each of `batch` equal parts of a distribution that leans to the noisy end, where motion is decided."""
+def _timesteps(batch: int, lean: float, generator: torch.Generator) -> Tensor:
+    """One from each of `batch` equal parts of a distribution: even at `lean` 1; below, it leans to the noisy end, where
+    motion is decided."""
     share = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return (1000 * share**0.8).long().clamp(max=999)
+    return (1000 * share**lean).long().clamp(max=999)
