@@ -15,7 +15,7 @@ from echoreel_core.pixel_actions.actions import ACTIONS, FRAMES, NAMES, SEEN, UN
 from echoreel_core.pixel_actions.embedded import TEXT, BaseModel
 from echoreel_core.pixel_actions.evaluate import balanced, interval, references
 from echoreel_core.pixel_actions.export import export, load_embedded
-from echoreel_core.pixel_actions.latents import CHUNK, pair
+from echoreel_core.pixel_actions.latents import CHUNK, Pairs, pair
 from echoreel_core.pixel_actions.optimize import Optimizer
 from echoreel_core.pixel_actions.text_start import told_kinds
 from echoreel_core.pixel_actions.tracker import background_of, colour_of, track, trajectory_correlation
@@ -232,6 +232,16 @@ def test_base_training_resumes_exactly(tmp_path):
     assert whole["step"] == halves["step"] == 4
     for part in ("model", "average"):
         assert all(torch.equal(value, halves[part][key]) for key, value in whole[part].items())
+
+
+def test_figures_that_turn_are_drawn_as_much_more_often_as_asked(tmp_path):
+    save_file({"latents": torch.zeros(2, CHUNK, 1, 1, 1, 1).half()}, tmp_path / "pairs-00001.safetensors")
+    pairs, generator, share = Pairs(tmp_path), torch.Generator().manual_seed(0), {}
+    for turning in (1.0, 3.0):
+        drawn = [pairs.batch(16, generator, turning)[0][0].poses()[..., 4] for _ in range(200)]
+        turns = (torch.cat(drawn) != 0).any(1).float().mean().item()
+        share[turning] = turns / (1 - turns)
+    assert 2.5 < share[3.0] / share[1.0] < 3.5
 
 
 def test_slow_parameters_learn_at_their_share_of_the_rate_and_the_schedule_keeps_it():
