@@ -31,7 +31,8 @@ def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
 
     (the median of each feature by itself). What all cells have in common is left out: the prism tells its frames apart
     by their distance in time, so that even those of a still clip differ, and much the same in every cell. A trace of it
-    stays; and since the prism's cells attend to each other, one may answer a little to what moves in another.
+    stays; and since the prism's cells attend to each other, one may answer a little to what moves in another. A prism of
+    one cell has nothing to compare it with: its change is measured as it is, and a still clip's is only smaller.
 
     Args:
         tokens: [S, action_dim] of one sample.
@@ -45,7 +46,8 @@ def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
     features = tokens.float().unflatten(1, (height, width, -1))
     size = tokens.float().norm(dim=1).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
     change = features.diff(dim=0)
-    common = change.flatten(1, 2).median(dim=1).values
+    if height * width > 1:
+        change = change - change.flatten(1, 2).median(dim=1).values[:, None, None]
     cells = torch.zeros(features.shape[:3])
-    cells[1:] = (change - common[:, None, None]).norm(dim=-1) / size
+    cells[1:] = change.norm(dim=-1) / size
     return ActionMotion(cells, cells.square().sum((1, 2)).sqrt())

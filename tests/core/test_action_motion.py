@@ -80,3 +80,12 @@ def test_tokens_that_say_nothing_and_those_of_another_grid():
     assert action_motion(torch.ones(1, 24), (2, 3)).frames.tolist() == [0]
     with pytest.raises(ValueError, match="24 numbers does not divide into 5 x 5"):
         action_motion(torch.zeros(2, 24), (5, 5))
+
+
+def test_a_prism_of_one_cell_shows_when_its_token_changes():
+    tokens = torch.zeros(4, 6)
+    tokens[:, 0], tokens[2:, 1] = 3.0, 4.0  # sizes 3, 3, 5, 5
+    motion = action_motion(tokens, (1, 1))
+    size = ((9 + 9 + 25 + 25) / 4) ** 0.5
+    torch.testing.assert_close(motion.frames, torch.tensor([0.0, 0.0, 4 / size, 0.0]))
+    assert motion.cells.shape == (4, 1, 1)
