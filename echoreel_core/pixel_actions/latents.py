@@ -62,7 +62,11 @@ class Pairs:
         seeds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("pairs-*.safetensors"))
         if not seeds:
             raise ValueError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
-        self._chunks = [(pair(seed), load_file(_chunk(folder, seed))["latents"]) for seed in seeds]
+        self._chunks = []
+        for seed in seeds:
+            clips = pair(seed)
+            turns = clips[0].poses()[..., CHANNELS.index("angle")].abs().amax(1) > 0
+            self._chunks.append((clips, turns, load_file(_chunk(folder, seed))["latents"]))
 
     def batch(
         self, size: int, generator: torch.Generator, turning: float = 1.0
@@ -71,11 +75,10 @@ class Pairs:
 
         Pairs in which the figure turns about itself are `turning` times as likely as the others.
         """
-        clips, latents = self._chunks[int(torch.randint(len(self._chunks), (1,), generator=generator))]
+        clips, turns, latents = self._chunks[int(torch.randint(len(self._chunks), (1,), generator=generator))]
         if turning == 1.0:
             rows = torch.randperm(CHUNK, generator=generator)[:size]
         else:
-            turns = clips[0].poses()[..., CHANNELS.index("angle")].abs().amax(1) > 0
             rows = torch.multinomial(1 + (turning - 1) * turns, size, generator=generator)
         first = int(torch.randint(2, (1,), generator=generator))
         order = (first, 1 - first)
