@@ -31,8 +31,8 @@ def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
 
     (the median of each feature by itself). What all cells have in common is left out: the prism tells its frames apart
     by their distance in time, so that even those of a still clip differ, and much the same in every cell. A trace of it
-    stays; and since the prism's cells attend to each other, one may answer a little to what moves in another. A prism of
-    one cell has nothing to compare it with: its change is measured as it is, and a still clip's is only smaller.
+    stays; and since the prism's cells attend to each other, one may answer a little to what moves in another. A prism
+    of one cell has nothing to compare it with: its change is measured as it is, and a still clip's is only smaller.
 
     Args:
         tokens: [S, action_dim] of one sample.

@@ -57,7 +57,7 @@ class BaseModel(nn.Module):
 
 PRISM = ActionPrismConfig(
     latent_channels=4,
-    grid=(1, 1),  # a token sees the whole frame: a subject's angle hardly shows in a smaller patch
+    grid=(1, 1),  # the whole frame: in a smaller patch a subject's angle hardly shows
     patch=8,
     text_width=48,
     context_width=48,
