@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 5400, "prism": 5000, "adapter": 5600}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 10000, "prism": 5000, "adapter": 8000}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
@@ -29,9 +29,9 @@ def main() -> None:
             command.add_argument("--until", type=int, help="stop for now after this step; the same command goes on")
             command.add_argument("--noise-offset", type=float, default=0.1, help="see train_base.noise_like")
             command.add_argument("--eager", action="store_true", help="do not compile")
+            command.add_argument("--turning", type=float, default=3.0, help="how much likelier figures that turn are")
         if name == "adapter":
             command.add_argument("--lean", type=float, default=1.0, help="of timesteps to the noisy end, below 1")
-            command.add_argument("--turning", type=float, default=3.0, help="how much likelier figures that turn are")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--chunks", type=int, default=24)
@@ -48,7 +48,7 @@ def main() -> None:
     command.add_argument("--out", type=Path, default=HERE / "results.json")
     command.add_argument("--clips", type=int, default=200, help="per cell")
     command.add_argument("--sampling-steps", type=int, default=25)
-    command.add_argument("--guidance", type=float, default=3.0)
+    command.add_argument("--guidance", type=float, default=2.0)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -58,7 +58,8 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     folder = getattr(arguments, "folder", None)
     if arguments.command in ("base", "adapter"):
-        how = {"offset": arguments.noise_offset, "fast": not arguments.eager, "until": arguments.until}
+        how = {"offset": arguments.noise_offset, "turning": arguments.turning}
+        how |= {"fast": not arguments.eager, "until": arguments.until}
     if arguments.command == "autoencoder":
         from .train_autoencoder import train
 
@@ -89,8 +90,16 @@ def run(arguments: argparse.Namespace) -> None:
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
-        how |= {"lean": arguments.lean, "turning": arguments.turning}
-        train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
+        train(
+            folder,
+            folder / "base.pt",
+            start,
+            folder / "pairs",
+            autoencoder,
+            arguments.steps,
+            lean=arguments.lean,
+            **how,
+        )
     elif arguments.command == "export":
         from .export import export
 

@@ -69,7 +69,7 @@ def generate(
     noise: Tensor,
     *references: tuple[Tensor, list[str]],
     steps: int = 25,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     strength: float = 1.0,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:

@@ -86,7 +86,7 @@ def evaluate(
     judge: Judge,
     count: int = 200,
     steps: int = 25,
-    guidance: float = 3.0,
+    guidance: float = 2.0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict]:
     """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and all arms.
@@ -127,7 +127,7 @@ def evaluate(
 
 @torch.inference_mode()
 def evaluate_blend(
-    model: ActingModel, autoencoder: Autoencoder, count: int = 200, steps: int = 25, guidance: float = 3.0
+    model: ActingModel, autoencoder: Autoencoder, count: int = 200, steps: int = 25, guidance: float = 2.0
 ) -> dict[str, dict]:
     """How closely the first, half of each, and the second of two unseen references are followed.
 

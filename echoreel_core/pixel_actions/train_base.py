@@ -68,13 +68,14 @@ def train(
     seed: int = 2,
     rate: float = 3e-3,
     offset: float = 0.1,
+    turning: float = 3.0,
     fast: bool = True,
     until: int | None = None,
 ) -> None:
     """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists, exactly as if
     it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
-    `text` is what `text_start` wrote. Text encoder and UNet are trained together.
+    `text` is what `text_start` wrote. Text encoder and UNet are trained together. `turning`: see `Pairs.batch`.
     """
     torch.manual_seed(seed)
     model = BaseModel()
@@ -94,7 +95,7 @@ def train(
     for step in range(start, last):
         factor = min(1.0, (step + 1) / 100, max(0.03, (steps - step) / (0.3 * steps)))  # level, then down
         generator = torch.Generator().manual_seed(seed * 1_000_000 + step)
-        (clips, _), (latents, _) = data.batch(batch, generator)
+        (clips, _), (latents, _) = data.batch(batch, generator, turning)
         ids = dropped(clips, generator, empty=0.1, action=0.25, words=0.1)
         # One timestep from each of `batch` equal parts of the schedule: every step sees every level of noise.
         timesteps = ((torch.arange(batch) + torch.rand(batch, generator=generator)) * (1000 / batch)).long()
