@@ -90,16 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
-        train(
-            folder,
-            folder / "base.pt",
-            start,
-            folder / "pairs",
-            autoencoder,
-            arguments.steps,
-            lean=arguments.lean,
-            **how,
-        )
+        how |= {"lean": arguments.lean}
+        train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
     elif arguments.command == "export":
         from .export import export
 
