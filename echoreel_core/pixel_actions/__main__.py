@@ -58,8 +58,12 @@ def main() -> None:
 def run(arguments: argparse.Namespace) -> None:
     folder = getattr(arguments, "folder", None)
     if arguments.command in ("base", "adapter"):
-        how = {"offset": arguments.noise_offset, "turning": arguments.turning}
-        how |= {"fast": not arguments.eager, "until": arguments.until}
+        how = {
+            "offset": arguments.noise_offset,
+            "turning": arguments.turning,
+            "fast": not arguments.eager,
+            "until": arguments.until,
+        }
     if arguments.command == "autoencoder":
         from .train_autoencoder import train
 
@@ -90,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
-        how |= {"lean": arguments.lean}
+        how["lean"] = arguments.lean
         train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
     elif arguments.command == "export":
         from .export import export
