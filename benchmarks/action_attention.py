@@ -17,8 +17,8 @@ from timing import arguments, interleaved, median_ratio
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from echoreel_core.action_attention import ActionAttention, ActionContext
-from echoreel_core.attention import at_distance
+from echoreel_core.action.attention import ActionAttention, ActionContext
+from echoreel_core.modules.attention import at_distance
 
 ACTION_DIM, FRAMES, HEADS = 4096, 16, 8
 SITES = {(320, 32): 5, (640, 16): 5, (1280, 8): 5, (1280, 4): 1}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from echoreel_core.training.adapters import REFERENCE_PIXELS, default_adapter_config, parameter_count
+from echoreel_core.training.default_sizes import REFERENCE_PIXELS, default_adapter_config, parameter_count
 
 KEPT_IN_A_BLOCK = 20
 """Activations of a block while it is recomputed, in sizes of its input: norms and modulation 5, projections 6, a

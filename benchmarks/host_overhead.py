@@ -33,8 +33,8 @@ from comfy.ldm.hunyuan_video.model import DoubleStreamBlock, SingleStreamBlock  
 from comfy.ldm.lightricks.model import BasicTransformerBlock  # noqa: E402
 from comfy.ldm.wan.model import WanAttentionBlock  # noqa: E402
 
-from echoreel_core.action_attention import ActionAttention, ActionContext  # noqa: E402
-from echoreel_core.injection import AnySite, BranchSite, OutputSite, Site, added_layers  # noqa: E402
+from echoreel_core.action.attention import ActionAttention, ActionContext  # noqa: E402
+from echoreel_core.action.injection import AnySite, BranchSite, OutputSite, Site, added_layers  # noqa: E402
 
 OPERATIONS = {"operations": comfy.ops.disable_weight_init, "device": "cpu", "dtype": torch.float32}
 ACTION_DIM, HEADS, HEAD_DIM = 1024, 8, 64

@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from echoreel_core.library_search import ReferenceLibrary  # noqa: E402
-from echoreel_core.reference_library import build_library  # noqa: E402
+from echoreel_core.library.build import build_library  # noqa: E402
+from echoreel_core.library.search import ReferenceLibrary  # noqa: E402
 
 VERBS = (
     "walk run jump cook play look talk work swim climb dance paint ride jog smile throw push pull lift kick spin wave"

@@ -24,20 +24,20 @@ sys.path.insert(0, str(ROOT))
 import timing  # noqa: E402
 import torch  # noqa: E402
 
-from echoreel_core.action_prism import ActionPrismConfig  # noqa: E402
-from echoreel_core.adapter import EchoReelAdapter  # noqa: E402
-from echoreel_core.autoencoder import Autoencoder, AutoencoderConfig  # noqa: E402
-from echoreel_core.lvdm import LVDMConfig, LVDMUNet  # noqa: E402
-from echoreel_core.text import CLIPTextEncoder, TextConfig  # noqa: E402
-from echoreel_core.training.adapters import default_adapter_config, parameter_count  # noqa: E402
-from echoreel_core.training.cache import CachedPairs, build_cache  # noqa: E402
+from echoreel_core.action.adapter import EchoReelAdapter  # noqa: E402
+from echoreel_core.action.prism import ActionPrismConfig  # noqa: E402
+from echoreel_core.lvdm.autoencoder import Autoencoder, AutoencoderConfig  # noqa: E402
+from echoreel_core.lvdm.text_encoder import CLIPTextEncoder, TextConfig  # noqa: E402
+from echoreel_core.lvdm.unet import LVDMConfig, LVDMUNet  # noqa: E402
 from echoreel_core.training.config import TrainingSettings, VideoSettings  # noqa: E402
-from echoreel_core.training.loop import Trainer  # noqa: E402
-from echoreel_core.training.lvdm_host import LVDMEncoders, LVDMHost  # noqa: E402
-from echoreel_core.training.pairs import Clip, Pair  # noqa: E402
-from echoreel_core.training.processes import AcceleratedProcesses  # noqa: E402
-from echoreel_core.video import read_video  # noqa: E402
-from echoreel_core.video_write import write_video  # noqa: E402
+from echoreel_core.training.data.cache import CachedPairs, build_cache  # noqa: E402
+from echoreel_core.training.data.pairs import Clip, Pair  # noqa: E402
+from echoreel_core.training.default_sizes import default_adapter_config, parameter_count  # noqa: E402
+from echoreel_core.training.lvdm.trainable import LVDMEncoders, TrainableLVDM  # noqa: E402
+from echoreel_core.training.process_group import AcceleratedProcessGroup  # noqa: E402
+from echoreel_core.training.trainer import Trainer  # noqa: E402
+from echoreel_core.video.frames import read_video  # noqa: E402
+from echoreel_core.video.write import write_video  # noqa: E402
 
 FRAMES = 16
 SIZES = {
@@ -67,11 +67,11 @@ SIZES = {
 
 def make_trainer(size: str, folder: Path, settings: TrainingSettings, device: str) -> Trainer:
     """A trainer with random weights on the cache in `folder`."""
-    sizes, processes = SIZES[size], AcceleratedProcesses(device)
+    sizes, processes = SIZES[size], AcceleratedProcessGroup(device)
     torch.manual_seed(0)
     side = sizes["pixels"] // sizes["vae"].factor
     with processes.device:
-        host = LVDMHost(LVDMUNet(sizes["unet"]))
+        host = TrainableLVDM(LVDMUNet(sizes["unet"]))
         config = default_adapter_config(
             "lvdm",
             [(site.name, site.dim) for site in host.sites()],
@@ -132,7 +132,7 @@ def step_memory(trainer: Trainer) -> int | None:
     trainer.train_step()
     trainer.optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    if trainer.processes.device.type == "cuda":
+    if trainer.process_group.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         trainer.train_step()
@@ -153,7 +153,7 @@ def worker(options: argparse.Namespace) -> None:
     trainer = make_trainer(options.size, options.worker, settings, options.device)
     seconds = medians({"step": trainer.train_step}, options)["step"]
     memory = step_memory(trainer)
-    if trainer.processes.rank == 0:
+    if trainer.process_group.rank == 0:
         print(json.dumps([seconds, memory]))
 
 
@@ -175,16 +175,21 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
     build_cache(folder, pairs, encoders, video)
     settings = TrainingSettings(batch_size=options.batch)
     trainer = make_trainer(options.size, folder, settings, options.device)
-    device = trainer.processes.device
+    device = trainer.process_group.device
+    sparing_settings = replace(settings, gradient_checkpointing=True)
     sparing = Trainer(
-        trainer.host, trainer.adapter, trainer.pairs, replace(settings, gradient_checkpointing=True), trainer.processes
+        trainer.trainable,
+        trainer.adapter,
+        trainer.pairs,
+        sparing_settings,
+        trainer.process_group,
     )
-    (batch,) = trainer._passes(range(options.batch))
-    timesteps = trainer.host.noise_level(batch.draws.u).time.to(device)
+    (batch,) = trainer._micro_batches(range(options.batch))
+    timesteps = trainer.trainable.noise_level(batch.draws.u).time.to(device)
 
     @torch.no_grad()
     def forward() -> None:
-        trainer.host.predict(batch.target, timesteps, batch.prompt, batch.conditionings)
+        trainer.trainable.predict(batch.target, timesteps, batch.prompt, batch.conditionings)
 
     @torch.no_grad()
     def adapted_forward() -> None:
@@ -210,7 +215,7 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
     reading = {"reading the batch from the cache": cached, "making it from the videos": uncached}
     seconds = medians({**works, **reading}, options)
     trained = parameter_count(trainer.adapter.config) / 1e6
-    frozen = sum(p.numel() for p in trainer.host.model.parameters()) / 1e6
+    frozen = sum(p.numel() for p in trainer.trainable.model.parameters()) / 1e6
     threads = f", {options.threads} threads" if device.type == "cpu" else ""
     threads += ", CPU time" if options.cpu_time else ""
     print(f"{options.size} size, batch {options.batch}, {device}{threads}, medians of {options.repeats}")

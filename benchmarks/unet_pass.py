@@ -16,9 +16,9 @@ from timing import arguments, interleaved, median_ratio
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from echoreel_core.action_attention import ActionAttention, ActionContext
-from echoreel_core.injection import added_layers
-from echoreel_core.lvdm import LVDMConfig, LVDMUNet
+from echoreel_core.action.attention import ActionAttention, ActionContext
+from echoreel_core.action.injection import added_layers
+from echoreel_core.lvdm.unet import LVDMConfig, LVDMUNet
 
 ACTION_DIM, FRAMES, TEXT_TOKENS = 4096, 16, 77
 GROUPS = {  # in this order, the first whose words are in an operator's name takes it

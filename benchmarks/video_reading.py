@@ -20,7 +20,7 @@ import av  # noqa: E402
 import torch  # noqa: E402
 from video_clips import write_long_clip  # noqa: E402
 
-from echoreel_core.video import Sampling, fit, read_video  # noqa: E402
+from echoreel_core.video.frames import FrameSelection, fit, read_video  # noqa: E402
 
 FRAMES = 16
 
@@ -38,9 +38,9 @@ def decode_all(path: str) -> None:
 
 
 WAYS = {
-    "spread evenly": lambda path: read_video(path, Sampling(FRAMES, "even")),
-    "every 4th from the start": lambda path: read_video(path, Sampling(FRAMES)),
-    "the last two seconds": lambda path: read_video(path, Sampling(FRAMES, "even", start=-2)),
+    "spread evenly": lambda path: read_video(path, FrameSelection(FRAMES, "even")),
+    "every 4th from the start": lambda path: read_video(path, FrameSelection(FRAMES)),
+    "the last two seconds": lambda path: read_video(path, FrameSelection(FRAMES, "even", start=-2)),
     "decode everything": decode_all,
 }
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from . import demo
+from .commands import demo
 
 COMMANDS = ("convert", "demo")
 """Each a module with `add_arguments(parser)` and `run(arguments)`, which yields the lines to print."""
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["demo"] and (code := demo.in_own_environment(argv)) is not None:
         return code  # this Python may have nothing installed: the others are not even imported
-    modules = {name: import_module(f".{name}", __package__) for name in COMMANDS}
+    modules = {name: import_module(f".commands.{name}", __package__) for name in COMMANDS}
     parser = argparse.ArgumentParser(prog="python -m echoreel_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in modules.items():

@@ -5,19 +5,18 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
-    action_files,
     action_prism_encode,
     apply_echoreel,
     combine_actions,
     compare,
-    example_route,
-    filmstrip_route,
+    load_echoreel,
     load_reference_video,
-    loaders,
     preview_action,
     reference_library,
+    save_load_action,
     train_echoreel,
 )
+from .page import example_route, frame_preview_route
 
 
 class EchoReelExtension(ComfyExtension):
@@ -25,12 +24,12 @@ class EchoReelExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         modules = (
-            loaders,
+            load_echoreel,
             load_reference_video,
             action_prism_encode,
             combine_actions,
             apply_echoreel,
-            action_files,
+            save_load_action,
             reference_library,
             train_echoreel,
             preview_action,
@@ -41,9 +40,9 @@ class EchoReelExtension(ComfyExtension):
 
 def register() -> EchoReelExtension:
     """Registers the pack's folders and its routes with the host and returns its nodes."""
-    loaders.register_folders()
-    action_files.register_folders()
+    load_echoreel.register_folders()
+    save_load_action.register_folders()
     reference_library.register_folders()
-    filmstrip_route.register_routes()
+    frame_preview_route.register_routes()
     example_route.register_routes()
     return EchoReelExtension()

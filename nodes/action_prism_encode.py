@@ -8,10 +8,10 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..echoreel_core.action import Action, Reference
-from ..echoreel_core.action_prism import ActionPrism, check_finite
-from .hosts import host_of_family
-from .loaded_adapter import LoadedAdapter
+from ..echoreel_core.action.action import Action, Reference
+from ..echoreel_core.action.prism import ActionPrism, check_finite
+from .families import family_named
+from .models.adapter import LoadedAdapter
 from .wires import ActionWire, EchoReelWire
 
 NO_ECHOREEL = (
@@ -95,7 +95,7 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
     if frames.shape[1:3] != (height, width):
         frames = comfy.utils.common_upscale(frames.movedim(-1, 1), width, height, "area", "disabled").movedim(1, -1)
     latents = encode_frames(vae, frames)
-    latents = host_of_family(echoreel.config.host).latent_format(latents.shape[1]).process_in(latents)
+    latents = family_named(echoreel.config.host).latent_format(latents.shape[1]).process_in(latents)
     check_finite(latents)
     return latents
 

@@ -8,12 +8,12 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..echoreel_core.action import Action
+from ..echoreel_core.action.action import Action
 from .action_prism_encode import NO_ECHOREEL
-from .control import BLOCKS, CUSTOM, OWN_PACE, STEPS, STRETCH, TIMINGS, Control, curve, spread
-from .hosts import find_host
-from .loaded_adapter import LoadedAdapter
-from .patch import ActionPatch, check_fit, uncompiled
+from .families import find_family
+from .models.adapter import LoadedAdapter
+from .sampling.control import BLOCKS, CUSTOM, OWN_PACE, STEPS, STRETCH, TIMINGS, Control, curve, spread
+from .sampling.patch import ActionPatch, check_fit, uncompiled
 from .wires import ActionWire, EchoReelWire
 
 
@@ -235,18 +235,18 @@ def apply_action(
     """
     config = echoreel.config
     diffusion_model = uncompiled(model.get_model_object("diffusion_model"))
-    host = find_host(diffusion_model)
-    if config.host != host.family:
+    family = find_family(diffusion_model)
+    if config.host != family.name:
         raise ValueError(
-            f"The EchoReel adapter was trained for {config.host!r} models, the model that is connected is {host.title} "
-            f"({host.family!r}): use an adapter that was trained for it."
+            f"The EchoReel adapter was trained for {config.host!r} models, the model that is connected is "
+            f"{family.title} ({family.name!r}): use an adapter that was trained for it."
         )
-    check_fit(host, diffusion_model, {site.name: site.dim for site in config.sites})
-    channels = host.video_channels or model.get_model_object("latent_format").latent_channels
+    check_fit(family, diffusion_model, {site.name: site.dim for site in config.sites})
+    channels = family.video_channels or model.get_model_object("latent_format").latent_channels
     if channels != config.prism.latent_channels:
         raise ValueError(
             f"The EchoReel adapter was trained on latents of {config.prism.latent_channels} channels, this "
-            f"{host.title} model has {channels}: use the adapter made for it."
+            f"{family.title} model has {channels}: use the adapter made for it."
         )
     if action.adapter_id != echoreel.id:
         raise ValueError(
@@ -260,7 +260,7 @@ def apply_action(
     attentions = echoreel.attentions.clone()
     patch = ActionPatch(
         key=key,
-        host=host,
+        family=family,
         sites=tuple(site.name for site in config.sites),
         attentions=attentions,
         action=action,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..echoreel_core.action import Action, combine
+from ..echoreel_core.action.action import Action
+from ..echoreel_core.action.combine import combine
 from .wires import ActionWire
 
 MOST_ACTIONS = 16

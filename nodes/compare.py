@@ -11,8 +11,8 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..echoreel_core.video import fit
-from .drawing import GROUND, TEXT, letters, to_frame
+from ..echoreel_core.video.frames import fit
+from .pictures.drawing import GROUND, TEXT, letters, to_frame
 
 MOST_CLIPS = 16
 VIDEO, PICTURE = "a video, side by side", "one picture, a row for each"

@@ -10,9 +10,16 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import Input, InputImpl, io
 
-from ..echoreel_core.embedded_files import example_clips
-from ..echoreel_core.video import Sampling, VideoError, VideoFrames, read_video, select_images, sidecar_caption
-from .animated_webp import AnimatedWebP, is_animated_webp
+from ..echoreel_core.pixel_actions.model.files import example_clips
+from ..echoreel_core.video.animated_webp import AnimatedWebP, is_animated_webp
+from ..echoreel_core.video.frames import (
+    FrameSelection,
+    VideoError,
+    VideoFrames,
+    read_video,
+    select_images,
+    sidecar_caption,
+)
 
 SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
 CROPS = ["stretch", "center", "pad"]
@@ -181,7 +188,7 @@ class LoadReferenceVideo(io.ComfyNode):
         crop: str,
         video: Input.Video | None = None,
     ) -> io.NodeOutput:
-        choice = chosen_sampling(start, duration, frame_count, sampling, every_nth, target_fps)
+        choice = chosen_selection(start, duration, frame_count, sampling, every_nth, target_fps)
         bar = comfy.utils.ProgressBar(frame_count)
 
         def progress(done: int, _total: int) -> None:
@@ -194,32 +201,32 @@ class LoadReferenceVideo(io.ComfyNode):
         return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary())
 
 
-def chosen_sampling(
+def chosen_selection(
     start: float, duration: float, frame_count: int, sampling: str, every_nth: int, target_fps: float
-) -> Sampling:
+) -> FrameSelection:
     """What the node's widgets ask for. Raises: VideoError."""
     if sampling not in SAMPLING:
         raise VideoError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
-    return Sampling(frame_count, SAMPLING[sampling], every_nth, target_fps, start, duration)
+    return FrameSelection(frame_count, SAMPLING[sampling], every_nth, target_fps, start, duration)
 
 
-def read_clip(path: str, sampling: Sampling, **shape: Any) -> VideoFrames:
+def read_clip(path: str, selection: FrameSelection, **shape: Any) -> VideoFrames:
     """`read_video`, also of an animated WebP. Raises: VideoError."""
     if not is_animated_webp(path):
-        return read_video(path, sampling, **shape)
+        return read_video(path, selection, **shape)
     with AnimatedWebP(path) as webp:
-        taken = select_images(webp, webp.times, webp.end, sampling, name=webp.name, **shape)
+        taken = select_images(webp, webp.times, webp.end, selection, name=webp.name, **shape)
     return replace(taken, caption=sidecar_caption(path))
 
 
-def _from_host(video: Input.Video, sampling: Sampling, shape: dict[str, Any]) -> VideoFrames:
+def _from_host(video: Input.Video, selection: FrameSelection, shape: dict[str, Any]) -> VideoFrames:
     # Other kinds keep their frames in memory, and would be encoded, lossily, just to be a stream.
     if isinstance(video, InputImpl.VideoFromFile):
         trim = video.get_active_trim_window()
-        return read_video(video.get_stream_source(), replace(sampling, trim=trim), **shape)
+        return read_video(video.get_stream_source(), replace(selection, trim=trim), **shape)
     components = video.get_components()
     rate, count = Fraction(components.frame_rate), len(components.images)
-    return select_images(components.images, [i / rate for i in range(count)], count / rate, sampling, **shape)
+    return select_images(components.images, [i / rate for i in range(count)], count / rate, selection, **shape)
 
 
 def _videos() -> list[str]:

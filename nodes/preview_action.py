@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..echoreel_core.action import Action
-from ..echoreel_core.action_motion import action_motion
+from ..echoreel_core.action.action import Action
+from ..echoreel_core.action.motion import action_motion
 from .action_prism_encode import NO_ECHOREEL
-from .loaded_adapter import LoadedAdapter
-from .motion_picture import draw_motion
+from .models.adapter import LoadedAdapter
+from .pictures.action_preview import draw_motion
 from .wires import ActionWire, EchoReelWire
 
 

@@ -14,11 +14,11 @@ from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 
-from ..echoreel_core.caption_tables import TABLE_SUFFIXES, LibraryError
-from ..echoreel_core.embedded_files import CLIPS as EXAMPLE_CLIPS
-from ..echoreel_core.library_search import Hit, ReferenceLibrary
-from ..echoreel_core.reference_library import build_library, walk_clips
-from .hit_strip import draw_hits
+from ..echoreel_core.library.build import build_library, walk_clips
+from ..echoreel_core.library.search import Hit, ReferenceLibrary
+from ..echoreel_core.library.tables import TABLE_SUFFIXES, LibraryError
+from ..echoreel_core.pixel_actions.model.files import CLIPS as EXAMPLE_CLIPS
+from .pictures.search_results import draw_hits
 from .wires import LibraryWire
 
 LIBRARY_FOLDER = "echoreel_libraries"

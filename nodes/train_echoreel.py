@@ -15,17 +15,17 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..echoreel_core.adapter import EchoReelAdapter
+from ..echoreel_core.action.adapter import EchoReelAdapter
 from ..echoreel_core.files import write_safetensors
 from .action_prism_encode import NO_ECHOREEL
-from .loaded_adapter import LoadedAdapter, load_adapter
-from .loaders import ADAPTER_FOLDER
+from .load_echoreel import ADAPTER_FOLDER
+from .models.adapter import LoadedAdapter, load_adapter
 from .wires import EchoReelWire
 
 if TYPE_CHECKING:
-    from ..echoreel_core.training.cache import CachedPairs
     from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
-    from .training_host import ModelTrainingHost, NodeEncoders
+    from ..echoreel_core.training.data.cache import CachedPairs
+    from .training.trainable import NodeEncoders, TrainableHostModel
 
 RUNS = "echoreel_training"
 CURVE_SECONDS = 5
@@ -263,12 +263,12 @@ class TrainEchoReel(io.ComfyNode):
         # imported when it is first needed: the trainer has no part in starting ComfyUI
         from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
         from ..echoreel_core.training.metrics import draw_curves, read_metrics
-        from .training_host import ModelTrainingHost, NodeEncoders, own_copy
+        from .training.trainable import NodeEncoders, TrainableHostModel, own_copy
 
         folder = _run_folder(name)
         if (found := cls.validate_inputs(data)) is not True:  # also where it is called without a graph
             raise ValueError(found)
-        ModelTrainingHost(model)  # refuses what can not be trained before any clip is encoded
+        TrainableHostModel(model)  # refuses what can not be trained before any clip is encoded
         side = _reference_size(vae, echoreel)
         video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
         reference = replace(video, width=side[1], height=side[0])
@@ -292,10 +292,12 @@ class TrainEchoReel(io.ComfyNode):
         )
         cached, measured = _cache(pairs, encoders, video, reference)
         with torch.inference_mode(False):
-            host = ModelTrainingHost(own_copy(model))
-            path = host.sampling_run(
+            trainable = TrainableHostModel(own_copy(model))
+            path = trainable.sampling_run(
                 cached.batch([0], [0]).target,
-                lambda: _train(host, echoreel, cached, measured, settings, output, encoders.decode_video, reference),
+                lambda: _train(
+                    trainable, echoreel, cached, measured, settings, output, encoders.decode_video, reference
+                ),
             )
         curve = draw_curves(read_metrics(folder / "metrics.jsonl"))
         pixels = torch.frombuffer(bytearray(curve.tobytes()), dtype=torch.uint8).view(1, curve.height, curve.width, 3)
@@ -304,7 +306,7 @@ class TrainEchoReel(io.ComfyNode):
 
 def _reference_size(vae, echoreel: LoadedAdapter | None) -> tuple[int, int]:
     """(height, width) that reference clips are encoded at, in pixels: the adapter's, where there is one already."""
-    from ..echoreel_core.training.adapters import REFERENCE_PIXELS
+    from ..echoreel_core.training.default_sizes import REFERENCE_PIXELS
 
     factor = vae.spacial_compression_encode()
     height, width = echoreel.config.prism.latent_size if echoreel else (REFERENCE_PIXELS // factor,) * 2
@@ -315,8 +317,8 @@ def _cache(
     data: DataSettings, encoders: NodeEncoders, video: VideoSettings, reference: VideoSettings
 ) -> tuple[CachedPairs, CachedPairs]:
     """The data's pairs, encoded: those to train on and those to measure on. Raises: ValueError where there are none."""
-    from ..echoreel_core.training.cache import CachedPairs, build_cache
-    from ..echoreel_core.training.pairs import read_pairs
+    from ..echoreel_core.training.data.cache import CachedPairs, build_cache
+    from ..echoreel_core.training.data.pairs import read_pairs
 
     bar = comfy.utils.ProgressBar(1)
     build_cache(
@@ -335,17 +337,17 @@ def _cache(
 
 
 def _adapter(
-    host: ModelTrainingHost, echoreel: LoadedAdapter | None, cached: CachedPairs, seed: int
+    trainable: TrainableHostModel, echoreel: LoadedAdapter | None, cached: CachedPairs, seed: int
 ) -> EchoReelAdapter:
     """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model.
 
     Raises: ValueError where text comes in another width than it has to.
     """
-    from ..echoreel_core.training.adapters import default_adapter_config
-    from ..echoreel_core.training.conditioning import TOKENS
+    from ..echoreel_core.training.data.conditioning import TOKENS
+    from ..echoreel_core.training.default_sizes import default_adapter_config
 
     sample = cached.batch([0], [0])
-    text_width, told_width = (tokens.shape[-1] for tokens in (sample.caption[0], sample.told(0)[TOKENS]))
+    text_width, prompt_width = (tokens.shape[-1] for tokens in (sample.caption[0], sample.conditioning_of(0)[TOKENS]))
     if echoreel is not None:
         config = echoreel.config
         if text_width != config.prism.text_width:
@@ -356,17 +358,17 @@ def _adapter(
     else:
         _, channels, frames, height, width = sample.reference.shape
         config = default_adapter_config(
-            host.family,
-            [(site.name, site.dim) for site in host.sites()],
+            trainable.family,
+            [(site.name, site.dim) for site in trainable.sites()],
             latent_channels=channels,
             latent_size=(height, width),
             latent_frames=frames,
             text_width=text_width,
-            **({"heads": host.model.config.heads} if host.family == "lvdm" else {}),
+            **({"heads": trainable.model.config.heads} if trainable.family == "lvdm" else {}),
         )
-    if told_width != text_width:
+    if prompt_width != text_width:
         raise ValueError(
-            f"The model is told of images in tokens that are {told_width} wide, the text encoder's are {text_width}: "
+            f"The model is told of images in tokens that are {prompt_width} wide, the text encoder's are {text_width}: "
             "connect a text encoder whose are as wide."
         )
     with torch.random.fork_rng():
@@ -378,7 +380,7 @@ def _adapter(
 
 
 def _train(
-    host: ModelTrainingHost,
+    trainable: TrainableHostModel,
     echoreel: LoadedAdapter | None,
     cached: CachedPairs,
     measured: CachedPairs,
@@ -388,18 +390,18 @@ def _train(
     reference: VideoSettings,
 ) -> Path:
     """Trains with progress and a live loss curve; an interrupt is saved. Returns: the adapter's file."""
-    from ..echoreel_core.training.loop import Trainer
     from ..echoreel_core.training.metrics import draw_curves, read_metrics
-    from ..echoreel_core.training.processes import Processes
+    from ..echoreel_core.training.process_group import ProcessGroup
     from ..echoreel_core.training.run import TrainingRun
+    from ..echoreel_core.training.trainer import Trainer
 
     def decode_and_return(latents: torch.Tensor) -> torch.Tensor:
         frames = decode(latents)
-        host.reload()  # the VAE may have driven it off
+        trainable.reload()  # the VAE may have driven it off
         return frames
 
-    processes = Processes(comfy.model_management.get_torch_device())
-    trainer = Trainer(host, _adapter(host, echoreel, cached, settings.seed), cached, settings, processes)
+    process_group = ProcessGroup(comfy.model_management.get_torch_device())
+    trainer = Trainer(trainable, _adapter(trainable, echoreel, cached, settings.seed), cached, settings, process_group)
     facts = {
         "frames": reference.frames,
         "fps": round(cached.fps, 3),

@@ -12,11 +12,11 @@ from released_weights import FIXTURES, make_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
-from echoreel_core.action_attention import ActionContext
-from echoreel_core.adapter import EchoReelAdapter
-from echoreel_core.authors_checkpoint import build, split_released
-from echoreel_core.injection import added_layers
-from echoreel_core.lvdm import LVDMUNet
+from echoreel_core.action.adapter import EchoReelAdapter
+from echoreel_core.action.attention import ActionContext
+from echoreel_core.action.injection import added_layers
+from echoreel_core.lvdm.checkpoint import build, split_released
+from echoreel_core.lvdm.unet import LVDMUNet
 
 Form = Literal["plain", "folded"]
 

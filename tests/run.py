@@ -17,14 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from echoreel_core.environment import TORCH, ensure_environment, python_of, read_requirements  # noqa: E402
+from echoreel_core.commands.environment import TORCH, ensure_environment, python_of, read_requirements  # noqa: E402
 
 TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tokenizers", "tomli; python_version < '3.11'"]
 PYTEST_ALONE = ["pytest", "exceptiongroup", "tomli"]
 """What pytest needs on any of the Pythons, all of it pure Python."""
 
 
-def find_host() -> tuple[Path, Path] | None:
+def find_family() -> tuple[Path, Path] | None:
     """(folder, interpreter) of the ComfyUI to test against, or None."""
     folder = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI")).expanduser()
     named = os.environ.get("COMFYUI_PYTHON")
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
     run("ruff check", [python, "-m", "ruff", "check", "."])
     run("ruff format", [python, "-m", "ruff", "format", "--check", "."])
-    host = find_host()
+    host = find_family()
     if host is None:
         print("── HOST TESTS SKIPPED: no ComfyUI with a virtual environment found; set COMFYUI_PATH.", flush=True)
     else:

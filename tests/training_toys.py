@@ -11,40 +11,40 @@ from released_weights import make_state_dict
 from torch import Tensor, nn
 from video_clips import write_clip
 
-from echoreel_core.action_prism import ActionPrismConfig
-from echoreel_core.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
-from echoreel_core.authors_checkpoint import split_released
-from echoreel_core.autoencoder import Autoencoder, AutoencoderConfig
+from echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
+from echoreel_core.action.injection import Site
+from echoreel_core.action.prism import ActionPrismConfig
 from echoreel_core.files import write_safetensors
-from echoreel_core.injection import Site
-from echoreel_core.lvdm import LVDMUNet
-from echoreel_core.text import CLIPTextEncoder, TextConfig
-from echoreel_core.training.host import NoiseLevel, TrainingHost
-from echoreel_core.training.lvdm_host import LVDMHost
-from echoreel_core.training.source import Batch
+from echoreel_core.lvdm.autoencoder import Autoencoder, AutoencoderConfig
+from echoreel_core.lvdm.checkpoint import split_released
+from echoreel_core.lvdm.text_encoder import CLIPTextEncoder, TextConfig
+from echoreel_core.lvdm.unet import LVDMUNet
+from echoreel_core.training.data.batches import Batch
+from echoreel_core.training.lvdm.trainable import TrainableLVDM
+from echoreel_core.training.trainable import NoiseLevel, TrainableModel
 
 FRAMES, SIDE, TEXT_WIDTH, TOKENS = 4, 8, 64, 5
 
 
-def toy_host() -> LVDMHost:
+def toy_model() -> TrainableLVDM:
     """The small fixture's UNet without its EchoReel parts."""
     parts = split_released(make_state_dict("small", "model.diffusion_model."), "small")
     unet = LVDMUNet(parts.unet_config)
     unet.load_state_dict(parts.unet)
-    return LVDMHost(unet)
+    return TrainableLVDM(unet)
 
 
-class _Preconditioned(LVDMHost):
+class _Preconditioned(TrainableLVDM):
     """Passes the noise through beside the UNet, as a trained model would: random weights alone predict nothing."""
 
-    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, told=()) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, conditioning=()) -> Tensor:
         noise = (1 - self._schedule[time]).sqrt().float()
         return 0.2 * super().predict(noisy, time, text) + noise.view(-1, 1, 1, 1, 1) * noisy
 
 
-def preconditioned_host() -> LVDMHost:
+def preconditioned_model() -> TrainableLVDM:
     """The toy UNet, with an untrained model's worst fault mended."""
-    return _Preconditioned(toy_host().model)
+    return _Preconditioned(toy_model().model)
 
 
 class _Block(nn.Module):
@@ -56,7 +56,7 @@ class _Block(nn.Module):
         return x + self.linear(self.norm(x)).tanh()
 
 
-class FlowHost(TrainingHost):
+class TrainableFlow(TrainableModel):
     """A flow-matching model of two blocks over tokens in a row, two latent frames to a token, like the DiTs."""
 
     family, prediction = "toy-flow", "flow"
@@ -78,7 +78,7 @@ class FlowHost(TrainingHost):
     def token_frames(self, latent_frames: int) -> int:
         return latent_frames // 2
 
-    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, told=()) -> Tensor:
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, conditioning=()) -> Tensor:
         b, c, t, h, w = noisy.shape
         x = self.model["into"](noisy.reshape(b, c, t // 2, 2, h * w).permute(0, 2, 4, 1, 3).reshape(b, -1, 8))
         for block in self.model["blocks"]:
@@ -88,7 +88,7 @@ class FlowHost(TrainingHost):
         return x + noisy * (2 * time - 1) / (time**2 + (1 - time) ** 2)  # the best guess for normal latents
 
 
-def toy_adapter(host: TrainingHost, seed: int = 0) -> EchoReelAdapter:
+def toy_adapter(trainable: TrainableModel, seed: int = 0) -> EchoReelAdapter:
     """A fresh adapter with a prism of one layer."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -104,8 +104,8 @@ def toy_adapter(host: TrainingHost, seed: int = 0) -> EchoReelAdapter:
             out_channels=1,
             max_frames=FRAMES,
         )
-        sites = tuple(SiteConfig(s.name, s.dim, 2, 16) for s in host.sites())
-        return EchoReelAdapter(AdapterConfig(host.family, prism, sites, "relative_bias", FRAMES))
+        sites = tuple(SiteConfig(s.name, s.dim, 2, 16) for s in trainable.sites())
+        return EchoReelAdapter(AdapterConfig(trainable.family, prism, sites, "relative_bias", FRAMES))
 
 
 class ToyPairs:

@@ -1,1 +1,1 @@
-"""Pixel Actions: a small procedural world in which EchoReel's claim can be measured exactly."""
+"""The embedded world, its models, and how they are made and measured. Imports every room but `commands`."""

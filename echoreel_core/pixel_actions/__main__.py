@@ -1,6 +1,6 @@
 """`python -m echoreel_core.pixel_actions COMMAND`: make the embedded model from nothing, and measure it.
 
-The recipe of the shipped files is RECIPE.md in this folder.
+The recipe of the shipped files is recipes/RECIPE.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from ..embedded_files import EMBEDDED_FILE
+from .model.files import EMBEDDED_FILE
 
 HERE = Path(__file__).parent
 
@@ -44,8 +44,8 @@ def main() -> None:
     commands.add_parser("clips", help="write the example clips, of the unseen actions")
     command = commands.add_parser("evaluate", help="print the table and write results.json")
     command.add_argument("--model", type=Path, default=EMBEDDED_FILE)
-    command.add_argument("--judge", type=Path, default=HERE / "judge.safetensors")
-    command.add_argument("--out", type=Path, default=HERE / "results.json")
+    command.add_argument("--judge", type=Path, default=HERE / "evaluation" / "judge.safetensors")
+    command.add_argument("--out", type=Path, default=HERE / "results" / "lvdm.json")
     command.add_argument("--clips", type=int, default=200, help="per cell")
     command.add_argument("--sampling-steps", type=int, default=25)
     command.add_argument("--guidance", type=float, default=2.0)
@@ -65,53 +65,53 @@ def run(arguments: argparse.Namespace) -> None:
             "until": arguments.until,
         }
     if arguments.command == "autoencoder":
-        from .train_autoencoder import train
+        from .recipes.train_autoencoder import train
 
         train(folder, arguments.steps)
     elif arguments.command == "pairs":
-        from .latents import write_chunks
+        from .recipes.pairs import write_chunks
 
         write_chunks(folder / "pairs", folder / "autoencoder.safetensors", 1, arguments.chunks)
     elif arguments.command == "judge":
-        from .train_judge import train
+        from .recipes.train_judge import train
 
         train(folder, folder / "autoencoder.safetensors", arguments.steps)
     elif arguments.command == "text":
-        from .text_start import train
+        from .recipes.pretrain_text import train
 
         train(folder, arguments.steps)
     elif arguments.command == "base":
-        from .train_base import train
+        from .recipes.train_base import train
 
         train(folder, folder / "text.pt", folder / "pairs", arguments.steps, **how)
     elif arguments.command == "prism":
-        from .prism_start import train
+        from .recipes.pretrain_prism import train
 
         train(folder, folder / "base.pt", folder / "pairs", arguments.steps)
     elif arguments.command == "adapter":
-        from ..autoencoder import load_autoencoder
-        from .train_adapter import train
+        from ..lvdm.autoencoder import load_autoencoder
+        from .recipes.train_adapter import train
 
         autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
         start = folder / "prism.pt"
         how["lean"] = arguments.lean
         train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
     elif arguments.command == "export":
-        from .export import export
+        from .recipes.export import export
 
         export(arguments.out, folder / "base.pt", folder / "adapter.pt", folder / "autoencoder.safetensors")
     elif arguments.command == "curves":
-        from .curves import draw
+        from .recipes.curves import draw
 
         draw(folder, arguments.out)
     elif arguments.command == "clips":
-        from .clips import write_clips
+        from .recipes.example_clips import write_clips
 
         write_clips()
     elif arguments.command == "evaluate":
-        from .evaluate import HEADER, evaluate, evaluate_blend, write
-        from .export import load_embedded
-        from .judge import load_judge
+        from .evaluation.judge import load_judge
+        from .evaluation.table import HEADER, evaluate, evaluate_blend, write
+        from .model.embedded import load_embedded
 
         sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
         print(HEADER)

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from .adapters import parameter_count
-from .cache import CachedPairs, build_cache, read_manifest, request
-from .check import check_files, framings, summary
 from .config import Config, read_config
-from .loop import StepResult, Trainer
-from .pairs import read_pairs
-from .processes import AcceleratedProcesses, Processes
-from .released import ReleasedModel
+from .data.cache import CachedPairs, build_cache, read_manifest, request
+from .data.check import check_files, framings, summary
+from .data.pairs import read_pairs
+from .default_sizes import parameter_count
+from .lvdm.released import ReleasedModel
+from .process_group import AcceleratedProcessGroup, ProcessGroup
 from .run import TrainingRun
+from .trainer import StepResult, Trainer
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -62,22 +62,22 @@ def cache_is_current(config: Config, model: ReleasedModel) -> bool:
 
 def train(config: Config, config_file: Path) -> int:
     """Trains, carrying on from the latest checkpoint in the output folder."""
-    processes = start_processes(config.model.device)
-    model = ReleasedModel(config, processes.device)
-    main = processes.rank == 0
+    process_group = start_processes(config.model.device)
+    model = ReleasedModel(config, process_group.device)
+    main = process_group.rank == 0
     if main and not cache_is_current(config, model):
         print("The cache is not complete: filling it first.", flush=True)
         cache(config, model)
-    processes.barrier()
+    process_group.barrier()
     adapter = model.adapter()
     pairs, held_out = CachedPairs(config.data.cache), CachedPairs(config.data.cache, held_out=True)
-    trainer = Trainer(model.host, adapter, pairs, config.training, processes)
+    trainer = Trainer(model.host, adapter, pairs, config.training, process_group)
     wants_samples = main and config.output.sample_every
     decode = model.encoders.decode_video if wants_samples else None
     run = TrainingRun(trainer, config.output, facts(config, pairs), held_out, decode)
     if main:
         say = f"Training {parameter_count(adapter.config) / 1e6:.1f} million parameters on {len(pairs)} pairs"
-        print(f"{say}, {len(held_out)} held out, on {processes.count} x {processes.device}.", flush=True)
+        print(f"{say}, {len(held_out)} held out, on {process_group.count} x {process_group.device}.", flush=True)
         config.output.folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config_file, config.output.folder / "config.toml")
     changed = run.resume()
@@ -117,12 +117,12 @@ def facts(config: Config, pairs: CachedPairs) -> dict[str, Any]:
     }
 
 
-def start_processes(device: str) -> Processes:
+def start_processes(device: str) -> ProcessGroup:
     """Accelerate's processes; without accelerate, one."""
     try:
-        return AcceleratedProcesses(device)
+        return AcceleratedProcessGroup(device)
     except ImportError:
-        return Processes(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return ProcessGroup(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 class Stopper:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ..adapter import read_adapter
+from ..action.adapter import read_adapter
 from ..files import read_description, read_tensors, write_safetensors
-from .loop import Trainer
+from .trainer import Trainer
 
 ADAPTER_FILE = "adapter.safetensors"
 STATE_FILE = "state.safetensors"

@@ -10,8 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..video import CROPS
-from ..video_times import MODES, Sampling
+from ..video.frame_choice import MODES, FrameSelection
+from ..video.frames import CROPS
 from .loss import Weighting
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
@@ -74,9 +74,9 @@ class VideoSettings:
         _at_least(self, 1, "width", "height")
         self.choice()
 
-    def choice(self) -> Sampling:
+    def choice(self) -> FrameSelection:
         """As `read_video` takes it. Raises: VideoError (a ValueError) where the values make no sense."""
-        return Sampling(self.frames, self.sampling, self.every_nth, self.fps, self.start, self.duration)
+        return FrameSelection(self.frames, self.sampling, self.every_nth, self.fps, self.start, self.duration)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .host import NoiseLevel, Prediction
+from .trainable import NoiseLevel, Prediction
 
 Weighting = Literal["none", "clean", "velocity", "min-snr"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)

@@ -16,10 +16,10 @@ import torch
 
 from .checkpoints import list_checkpoints, resume, save_checkpoint, write_adapter
 from .config import OutputSettings
-from .loop import HELD_OUT_LEVELS, StepResult, Trainer
+from .data.batches import PairSource
 from .metrics import CURVE, FILE, MetricsLog, save_curves
-from .samples import sample, write_sample
-from .source import PairSource
+from .sample_videos import sample, write_sample
+from .trainer import HELD_OUT_LEVELS, StepResult, Trainer
 
 CHECKPOINTS = "checkpoints"
 
@@ -44,7 +44,7 @@ class TrainingRun:
         self.trainer, self.output, self.facts, self.decode = trainer, output, dict(facts), decode
         self.held_out = held_out if held_out is not None and len(held_out) else None
         self.checkpoints = Path(output.folder) / CHECKPOINTS
-        self.writes = trainer.processes.rank == 0
+        self.writes = trainer.process_group.rank == 0
         self._saved = -1
 
     def resume(self) -> dict[str, Any] | None:
@@ -102,13 +102,13 @@ class TrainingRun:
         final = Path(output.folder) / f"{output.name}.safetensors"
         if self.writes:
             write_adapter(trainer, final, self.facts, getattr(torch, output.stored_as))
-        trainer.processes.barrier()
+        trainer.process_group.barrier()
         return final
 
     def _stops(self, stop: Callable[[], bool]) -> bool:
         """Whether any process was told to stop, so that all do after the same step."""
-        flag = torch.tensor(float(stop()), device=self.trainer.processes.device)
-        self.trainer.processes.mean_([flag])
+        flag = torch.tensor(float(stop()), device=self.trainer.process_group.device)
+        self.trainer.process_group.mean_([flag])
         return bool(flag > 0)
 
     def _record(self, result: StepResult, losses: list[float], seconds: float) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class TrainingRun:
             "learning_rate": result.learning_rate,
             "seconds_per_step": round(seconds / len(losses), 4),
         }
-        if self.trainer.processes.device.type == "cuda":
+        if self.trainer.process_group.device.type == "cuda":
             record["peak_memory"] = torch.cuda.max_memory_allocated()
         return record
 
@@ -137,7 +137,7 @@ class TrainingRun:
                 save_checkpoint(self.trainer, self.checkpoints, self.facts, self.output.keep)
             save_curves(log.records, Path(self.output.folder) / CURVE)
         self._saved = self.trainer.step
-        self.trainer.processes.barrier()
+        self.trainer.process_group.barrier()
 
     def _make_samples(self) -> None:
         if self.writes and self.decode is not None:
@@ -149,7 +149,7 @@ class TrainingRun:
                 name = f"step-{self.trainer.step:07d}-{index + 1}.mp4"
                 path = Path(self.output.folder) / "samples" / name
                 write_sample(path, clips, self.decode, self.facts.get("fps", 8.0))
-        self.trainer.processes.barrier()
+        self.trainer.process_group.barrier()
 
 
 def _due(every: int, step: int) -> bool:

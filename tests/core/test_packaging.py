@@ -43,7 +43,7 @@ def test_it_is_small(archive):
 def test_what_only_developers_need_stays_out(archive):
     inside = {path for path in archive if path.split("/")[0] in ("tests", "benchmarks", ".ci", ".github")}
     assert not inside
-    for path in ("tests/core/test_new.py", "benchmarks/new.py", "echoreel_core/pixel_actions/curves/base.png"):
+    for path in ("tests/core/test_new.py", "benchmarks/new.py", "echoreel_core/pixel_actions/recipes/base.png"):
         assert left_out(path), path
     assert left_out("echoreel_core/pixel_actions/log.jsonl")
 
@@ -55,7 +55,7 @@ def test_what_users_need_is_in(archive):
         assert tracked, folder
         assert set(tracked) <= archive, folder
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "node_list.json", "LICENSE", "README.md"} <= archive
-    assert not left_out("echoreel_core/pixel_actions/pixel_actions.safetensors")
+    assert not left_out("echoreel_core/pixel_actions/model/pixel_actions.safetensors")
 
 
 def test_the_registry_finds_what_it_asks_for():

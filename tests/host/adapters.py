@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from conditioning import noise
-from echoreel_pack.echoreel_core.action import Action, Reference
-from echoreel_pack.echoreel_core.action_prism import ActionPrismConfig
-from echoreel_pack.echoreel_core.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
-from echoreel_pack.nodes.loaded_adapter import load_adapter
+from echoreel_pack.echoreel_core.action.action import Action, Reference
+from echoreel_pack.echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
+from echoreel_pack.echoreel_core.action.prism import ActionPrismConfig
+from echoreel_pack.nodes.models.adapter import load_adapter
 
 TINY_PRISM = {"grid": (4, 4), "context_width": 32, "width": 32, "depth": 1, "heads": 2, "head_dim": 16, "patch": 2}
 

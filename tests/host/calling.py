@@ -7,7 +7,7 @@ import copy
 import comfy.model_management
 import torch
 from comfy.patcher_extension import copy_nested_dicts
-from tiny_hosts import Tiny
+from tiny_families import Tiny
 
 
 def call(tiny: Tiny, model=None, sigma: float = 0.7, gradients: bool = False, **options) -> torch.Tensor:

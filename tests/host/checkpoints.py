@@ -8,8 +8,8 @@ import torch
 from released_weights import draw, make_state_dict, shapes_of
 from torch import Tensor
 
-from echoreel_core.autoencoder import Autoencoder, AutoencoderConfig
-from echoreel_core.text import CLIPTextEncoder, TextConfig
+from echoreel_core.lvdm.autoencoder import Autoencoder, AutoencoderConfig
+from echoreel_core.lvdm.text_encoder import CLIPTextEncoder, TextConfig
 
 SHIPPED_NAME = "checkpoint.pt"
 """What the shipped workflows call the authors' file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import comfy.clip_vision
 import torch
 from conditioning import noise
-from tiny_hosts import Tiny
+from tiny_families import Tiny
 
 
 class Words:

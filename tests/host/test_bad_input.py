@@ -179,7 +179,8 @@ def test_checkpoints(server, name):
 @pytest.fixture(scope="module")
 def saved_action(server):
     """An action of random tokens for an adapter that is not the toy's."""
-    from echoreel_pack.echoreel_core.action import Action, Reference, save_action
+    from echoreel_pack.echoreel_core.action.action import Action, Reference
+    from echoreel_pack.echoreel_core.action.file import save_action
 
     path = server.base / "output" / "echoreel_actions" / "foreign.safetensors"
     tokens = torch.randn(2, 1, 8, 256)

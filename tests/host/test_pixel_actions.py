@@ -8,12 +8,13 @@ from safetensors.torch import save_file
 @pytest.fixture(scope="module")
 def embedded(pack, folders, tmp_path_factory):
     """An untrained model of the embedded sizes, exported: (path, what our own code makes of it, what the host does)."""
-    from echoreel_pack.echoreel_core.autoencoder import Autoencoder
-    from echoreel_pack.echoreel_core.pixel_actions.acting import new_adapter
-    from echoreel_pack.echoreel_core.pixel_actions.embedded import BaseModel
-    from echoreel_pack.echoreel_core.pixel_actions.export import export, load_embedded
-    from echoreel_pack.echoreel_core.pixel_actions.train_autoencoder import CONFIG
-    from echoreel_pack.nodes import loaders
+    from echoreel_pack.echoreel_core.lvdm.autoencoder import Autoencoder
+    from echoreel_pack.echoreel_core.pixel_actions.model.adapted_model import new_adapter
+    from echoreel_pack.echoreel_core.pixel_actions.model.base_model import BaseModel
+    from echoreel_pack.echoreel_core.pixel_actions.model.embedded import load_embedded
+    from echoreel_pack.echoreel_core.pixel_actions.recipes.export import export
+    from echoreel_pack.echoreel_core.pixel_actions.recipes.train_autoencoder import CONFIG
+    from echoreel_pack.nodes import load_echoreel as loaders
 
     torch.manual_seed(0)
     made = tmp_path_factory.mktemp("made")
@@ -28,7 +29,7 @@ def embedded(pack, folders, tmp_path_factory):
 
 def test_text(pack, embedded):
     """The host's CLIP, with its own tokenizer, gives our tokens, words that nobody taught included."""
-    from echoreel_pack.echoreel_core.pixel_actions.words import ids
+    from echoreel_pack.echoreel_core.pixel_actions.world.words import ids
 
     (model, _), (_, clip, _, _) = embedded
     for caption in ("a small red knight bouncing on a navy background", "a big cat swinging on a teal background", ""):
@@ -39,8 +40,8 @@ def test_text(pack, embedded):
 
 
 def test_every_taught_word_has_the_ids_of_the_hosts_tokenizer(pack, embedded):
-    from echoreel_pack.echoreel_core.pixel_actions.actions import UNSEEN
-    from echoreel_pack.echoreel_core.pixel_actions.words import KNOWN, TOKENS
+    from echoreel_pack.echoreel_core.pixel_actions.world.actions import UNSEEN
+    from echoreel_pack.echoreel_core.pixel_actions.world.words import KNOWN, TOKENS
 
     _, (_, clip, _, _) = embedded
 
@@ -68,9 +69,9 @@ def test_pictures(pack, embedded):
 
 def test_the_embedded_model_is_always_there(pack):
     """It is the first choice, needs nothing in models/, and follows an example clip of an action it never saw."""
-    from echoreel_pack.echoreel_core.embedded_files import EMBEDDED_FILE
-    from echoreel_pack.echoreel_core.pixel_actions.export import load_embedded
-    from echoreel_pack.nodes import loaders
+    from echoreel_pack.echoreel_core.pixel_actions.model.embedded import load_embedded
+    from echoreel_pack.echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
+    from echoreel_pack.nodes import load_echoreel as loaders
 
     assert loaders.LoadCheckpoint.define_schema().inputs[0].options[0] == loaders.EMBEDDED
     model, clip, vae, echoreel = loaders.LoadCheckpoint.execute(loaders.EMBEDDED).result

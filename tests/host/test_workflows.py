@@ -92,11 +92,11 @@ def test_runs_as_it_opens(path, server, object_info):
 
 def test_the_first_template_shows_the_claim(server, object_info):
     """As it opens: with EchoReel the robot goes where the star went, without it does not."""
-    from echoreel_core.pixel_actions.tracker import background_of, track, trajectory_correlation
-    from echoreel_core.video import Sampling, read_video
+    from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
+    from echoreel_core.video.frames import FrameSelection, read_video
 
     run = server.run(to_prompt(load(ROOT / "workflows" / "EchoReel start here.json"), object_info), seconds=600)
-    film = read_video(server.file(run, ".mp4"), Sampling(frames=16, mode="even"), width=776, height=282).frames
+    film = read_video(server.file(run, ".mp4"), FrameSelection(frames=16, mode="even"), width=776, height=282).frames
     paths = []
     for left in (0, 260, 520):
         clip = film[:, 26:, left : left + 256].movedim(-1, 1)

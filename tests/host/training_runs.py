@@ -49,10 +49,10 @@ def assert_applied_as_trained(model, echoreel, target, told) -> tuple[torch.Tens
 
     Returns: the model's prediction without the adapter, and with it.
     """
-    from echoreel_pack.echoreel_core.action import Action, Reference
-    from echoreel_pack.echoreel_core.adapter import EchoReelAdapter
+    from echoreel_pack.echoreel_core.action.action import Action, Reference
+    from echoreel_pack.echoreel_core.action.adapter import EchoReelAdapter
     from echoreel_pack.echoreel_core.training.config import TrainingSettings
-    from echoreel_pack.echoreel_core.training.loop import Trainer
+    from echoreel_pack.echoreel_core.training.trainer import Trainer
     from echoreel_pack.nodes.apply_echoreel import apply_action
     from echoreel_pack.nodes.train_echoreel import _weights
 
@@ -73,9 +73,9 @@ def assert_applied_as_trained(model, echoreel, target, told) -> tuple[torch.Tens
 
 def predict(model, target, told, attached=lambda host: nullcontext()) -> torch.Tensor:
     """What a MODEL predicts in a sampling run for latents that are told of by a conditioning."""
-    from echoreel_pack.nodes.training_host import ModelTrainingHost
+    from echoreel_pack.nodes.training.trainable import TrainableHostModel
 
-    host = ModelTrainingHost(model)
+    host = TrainableHostModel(model)
 
     def call():
         with torch.no_grad(), attached(host):

@@ -25,15 +25,15 @@ sys.path.append(str(ROOT))
 from comfy_server import ComfyServer  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from echoreel_core.embedded_files import EMBEDDED_FILE  # noqa: E402
-from echoreel_core.pixel_actions.actions import UNSEEN  # noqa: E402
-from echoreel_core.pixel_actions.show import enlarge  # noqa: E402
-from echoreel_core.pixel_actions.world import draw_clips, render  # noqa: E402
-from echoreel_core.video import Sampling, read_video  # noqa: E402
-from echoreel_core.video_write import write_video  # noqa: E402
+from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE  # noqa: E402
+from echoreel_core.pixel_actions.world.actions import UNSEEN  # noqa: E402
+from echoreel_core.pixel_actions.world.clips import draw_clips, render  # noqa: E402
+from echoreel_core.pixel_actions.world.pictures import enlarge  # noqa: E402
+from echoreel_core.video.frames import FrameSelection, read_video  # noqa: E402
+from echoreel_core.video.write import write_video  # noqa: E402
 
 PICTURES = ROOT / "web" / "docs" / "pictures"
-SHOWN = (
+IMAGE_CONDITIONING = (
     "checkpoints/checkpoint.pt",
     "diffusion_models/wan2.1_t2v_1.3B_bf16.safetensors",
     "text_encoders/umt5_xxl_fp16.safetensors",
@@ -57,7 +57,11 @@ def write_clips(folder: Path, count: int, seed: int) -> None:
 
 def filmstrips(clip: Path) -> Image.Image:
     """The frames that each way of sampling takes of the first second and a half of a clip."""
-    side, gap, ways = 72, 4, (Sampling(8, "every_nth", every_nth=4), Sampling(8, "even"), Sampling(8, "fps", fps=12.0))
+    side, gap, ways = (
+        72,
+        4,
+        (FrameSelection(8, "every_nth", every_nth=4), FrameSelection(8, "even"), FrameSelection(8, "fps", fps=12.0)),
+    )
     strip = Image.new("RGB", (8 * (side + gap) - gap, 3 * (side + gap) - gap), (32, 32, 32))
     for row, sampling in enumerate(ways):
         for column, frame in enumerate(read_video(clip, sampling, width=side, height=side).frames):
@@ -74,7 +78,7 @@ def main() -> None:
     chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
     with tempfile.TemporaryDirectory() as folder:
         server = ComfyServer(Path(folder, "comfyui"))
-        for name in SHOWN:
+        for name in IMAGE_CONDITIONING:
             path = server.base / "models" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

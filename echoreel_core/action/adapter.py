@@ -1,0 +1,142 @@
+"""An EchoReel adapter: one Action Prism and one added attention layer per site of the model it was trained for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..files import read_description, read_tensors, reason, write_safetensors
+from ..modules.attention import AttentionFunction, scaled_dot_product
+from .attention import ActionAttention, Position
+from .prism import ActionPrism, ActionPrismConfig
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """One added layer: the block it belongs to, the width of that block's hidden state, and the layer's heads."""
+
+    name: str
+    dim: int
+    heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter is made of and which model it belongs to.
+
+    Attributes:
+        host: the family of models, e.g. "lvdm" or "wan".
+        prism: sizes of the Action Prism.
+        sites: the added layers, in the order of the host's forward pass.
+        position: see `ActionAttention`.
+        max_distance: in reference frames.
+        training: facts for the user: frames, fps, width, height, steps, … (anything JSON holds).
+    """
+
+    host: str
+    prism: ActionPrismConfig
+    sites: tuple[SiteConfig, ...]
+    position: Position = "relative_vectors"
+    max_distance: int = 16
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready description, with the format's version."""
+        return {"format": "adapter", "version": FORMAT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, description: Mapping[str, Any]) -> AdapterConfig:
+        """The config described by `to_json`. Raises: ValueError where an entry is missing or of another kind."""
+        try:
+            prism = dict(description["prism"])
+            return cls(
+                host=description["host"],
+                prism=ActionPrismConfig(**{**prism, "grid": tuple(prism["grid"])}),
+                sites=tuple(SiteConfig(**site) for site in description["sites"]),
+                position=description["position"],
+                max_distance=description["max_distance"],
+                training=description.get("training", {}),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"its description is incomplete or damaged ({error})") from None
+
+
+class EchoReelAdapter(nn.Module):
+    """`prism` distils the action, `attentions[i]` brings it into `config.sites[i]`."""
+
+    def __init__(self, config: AdapterConfig, operations=nn, attention: AttentionFunction = scaled_dot_product) -> None:
+        super().__init__()
+        self.config = config
+        self.prism = ActionPrism(config.prism, operations, attention)
+        self.attentions = nn.ModuleList(
+            ActionAttention(
+                site.dim,
+                config.prism.action_dim,
+                heads=site.heads,
+                head_dim=site.head_dim,
+                max_distance=config.max_distance,
+                position=config.position,
+                operations=operations,
+            )
+            for site in config.sites
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one safetensors file with the config in its metadata, whole or not at all."""
+        write_safetensors(path, self.state_dict(), self.config.to_json())
+
+
+def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Config and weights (memory-mapped, as stored) of an adapter file.
+
+    Raises: ValueError, naming the file and the reason, where it is no adapter, damaged, or its weights do not fit its
+        own description.
+    """
+    name = Path(path).name
+    description = read_description(path, "adapter", FORMAT_VERSION)
+    try:
+        config = AdapterConfig.from_json(description)
+        with torch.device("meta"):
+            expected = {key: tensor.shape for key, tensor in EchoReelAdapter(config).state_dict().items()}
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # sizes that no module can have
+        raise ValueError(f"{name} can not be used: its description is damaged ({reason(error)}).") from None
+    weights = read_tensors(path)
+    check_weights(name, weights, expected)
+    return config, weights
+
+
+def check_weights(name: str, weights: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> None:
+    """Raises ValueError naming the first tensor that is missing, too many, or of another shape than expected."""
+    for key in [*expected, *weights]:
+        if key not in weights:
+            raise ValueError(f"{name} is incomplete: the tensor {key} is missing.")
+        if key not in expected:
+            raise ValueError(f"{name} holds a tensor that does not belong to it: {key}.")
+        if tuple(weights[key].shape) != tuple(expected[key]):
+            raise ValueError(
+                f"{name}: the tensor {key} is {list(weights[key].shape)}, "
+                f"but by its description it is {list(expected[key])}."
+            )
+
+
+def content_id(weights: Mapping[str, Tensor]) -> str:
+    """16 hex digits that name a set of weights by their content, the same in float32 and rounded to float16.
+
+    Reads the first 1,024 values of every tensor, so that a file of gigabytes is not read for its name.
+    """
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        tensor = weights[key]
+        digest.update(f"{key}{list(tensor.shape)}".encode())
+        digest.update(tensor.flatten()[:1024].to("cpu", torch.float16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

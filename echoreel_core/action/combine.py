@@ -1,0 +1,98 @@
+"""One action from several: attended to together, blended, or one after another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Literal
+
+from .action import Action, Segment
+
+Combination = Literal["attend to all", "blend", "one after another"]
+
+
+def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float], crossfade: float = 0.0) -> Action:
+    """One action from several.
+
+    "attend to all" concatenates the references' tokens, so that every query attends to all of them, a reference's
+    attention multiplied by its weight (paper, figure 2). "blend" attends to each action by itself and adds the results
+    in the proportion of the weights. "one after another" plays them in turn, each as long as its weight says beside
+    the others'. Actions of weight 0 are left out.
+
+    Args:
+        crossfade: how long one action takes to go over into the next, as a fraction of the whole (0 … 1), half of it
+            before the border between them; no longer than the shorter of the two.
+
+    Raises: ValueError where there are none, weights are negative or all zero, the actions are of different adapters or
+        batch sizes, or blends or sequences are to be attended to as one.
+    """
+    if len(actions) != len(weights):
+        raise ValueError(f"There are {len(actions)} actions but {len(weights)} weights: give each action one weight.")
+    for weight in weights:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"An action's weight is {weight}: it has to be 0 or more.")
+    kept = [(action, weight) for action, weight in zip(actions, weights, strict=True) if weight > 0]
+    if not kept:
+        raise ValueError("There is no action to combine with a weight above 0: connect one, or raise a weight.")
+    first = kept[0][0]
+    for action, _ in kept:
+        if action.adapter_id != first.adapter_id:
+            raise ValueError(
+                f"The actions were made by different EchoReel adapters ({first.adapter_id} and {action.adapter_id}): "
+                "encode all references with the same one."
+            )
+        sizes = {reference.positive.shape[0] for reference in (*first.references, *action.references)}
+        if len(sizes) > 1:
+            raise ValueError(f"The actions are batches of different sizes ({sorted(sizes)}): make them equal.")
+    if how == "blend":
+        total = sum(weight for _, weight in kept)
+        return replace(
+            first,
+            groups=tuple(group for action, _ in kept for group in action.groups),
+            mix_weights=tuple(own * weight / total for action, weight in kept for own in action.mix_weights),
+            segments=tuple(own for action, _ in kept for own in action.segments),
+        )
+    if how == "one after another":
+        return _sequence([action for action, _ in kept], [weight for _, weight in kept], crossfade)
+    if any(len(action.groups) > 1 for action, _ in kept):
+        raise ValueError(
+            "A blend or a sequence can not be attended to together with other actions: use 'attend to all' first, "
+            "blend after."
+        )
+    references = tuple(
+        replace(reference, weight=reference.weight * weight)
+        for action, weight in kept
+        for reference in action.groups[0]
+    )
+    return replace(first, groups=(references,), mix_weights=(1.0,))
+
+
+def _sequence(actions: Sequence[Action], weights: Sequence[float], crossfade: float) -> Action:
+    if not 0 <= crossfade <= 1:
+        raise ValueError(f"The cross-fade is {crossfade}: it is a fraction of the clip, from 0 to 1.")
+    if len(actions) == 1:
+        return actions[0]
+    lengths = [weight / sum(weights) for weight in weights]
+    fades = [min(crossfade, before, after) for before, after in pairwise(lengths)]
+    borders = [0.0, *accumulate(lengths[:-1]), 1.0]
+    segments = [
+        Segment(
+            start - (fade_in or 0.0) / 2,
+            end + (fade_out or 0.0) / 2,
+            fade_in,
+            fade_out,
+        )
+        for (start, end), fade_in, fade_out in zip(pairwise(borders), [None, *fades], [*fades, None], strict=True)
+    ]
+    return replace(
+        actions[0],
+        groups=tuple(group for action in actions for group in action.groups),
+        mix_weights=tuple(weight for action in actions for weight in action.mix_weights),
+        segments=tuple(
+            (*(inner.within(segment) for inner in own), segment)
+            for action, segment in zip(actions, segments, strict=True)
+            for own in action.segments
+        ),
+    )

@@ -1,0 +1,94 @@
+"""Generates a clip with the embedded model, without and with EchoReel, from a reference clip of an action."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..pixel_actions.model.files import EMBEDDED_FILE, example_clips
+from .environment import TORCH, ensure_environment, read_requirements
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = ROOT / ".venv-demo"
+PROMPT = "a big green robot tracing figure eights on a navy background"
+REFERENCE = "figure eight"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    names = ", ".join(example_clips())
+    parser.add_argument("--prompt", default=PROMPT, help='what to generate (default: "%(default)s")')
+    parser.add_argument(
+        "--reference",
+        default=REFERENCE,
+        metavar="CLIP",
+        help=f"a video of your own, or one that comes with the pack (default: %(default)s): {names}",
+    )
+    parser.add_argument("--caption", help="what the reference shows (default: its title, or the .txt file beside it)")
+    parser.add_argument("--strength", type=float, default=1.0, help="how strongly the action is followed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=25, help="of sampling")
+    parser.add_argument(
+        "--out", type=Path, default=Path("echoreel-demo"), metavar="FOLDER", help="(default: %(default)s)"
+    )
+
+
+def in_own_environment(argv: list[str]) -> int | None:
+    """Runs the command in a virtual environment of its own and returns the exit code; None where this is the one."""
+    if Path(sys.prefix).resolve() == ENVIRONMENT:
+        return None
+    requirements = [TORCH, *read_requirements(ROOT / "requirements.txt"), "numpy", "pillow"]
+    python = ensure_environment(ENVIRONMENT, requirements)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([python, "-m", "echoreel_core", *argv], env=environment).returncode
+
+
+def run(arguments: argparse.Namespace) -> Iterator[str]:
+    """Runs the command; yields what it has to say, line by line. Raises: ValueError where it can not be done."""
+    import torch
+
+    from ..pixel_actions.model.adapted_model import generate, noise_for
+    from ..pixel_actions.model.embedded import load_embedded
+    from ..pixel_actions.model.latents import decode, encode
+    from ..pixel_actions.world.pictures import contact_sheet, side_by_side
+    from ..pixel_actions.world.words import unknown_words
+    from ..video.frames import FrameSelection, read_video
+    from ..video.write import write_video
+
+    if arguments.strength < 0:
+        raise ValueError(f"The strength is {arguments.strength}: use 0 (off) or more, 1 is as trained.")
+    source = example_clips().get(arguments.reference, Path(arguments.reference))
+    taken = read_video(source, FrameSelection(frames=16, mode="even"), width=32, height=32, crop="center")
+    caption = taken.caption if arguments.caption is None else arguments.caption
+    yield f"Reference: {taken.source.name}, {caption!r}"
+    yield f"Prompt:    {arguments.prompt!r}"
+    if unknown := unknown_words(arguments.prompt):
+        yield f"           (the model was never taught: {', '.join(unknown)})"
+    model, autoencoder = load_embedded(EMBEDDED_FILE)
+    reference = taken.frames.movedim(-1, 1)[None]
+    latents = encode(autoencoder, reference)
+    made = {}
+    for name, references in (("without", []), ("with", [(latents, [caption])])):
+        yield f"FrameSelection {name} EchoReel …"
+        sampled = generate(
+            model,
+            [arguments.prompt],
+            noise_for(1, arguments.seed),
+            *references,
+            steps=arguments.steps,
+            strength=arguments.strength,
+            dtype=torch.float32,
+        )
+        made[f"{name} EchoReel"] = decode(autoencoder, sampled)[0]
+    clips = {"reference": reference[0], **made}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    film, sheet = arguments.out / "demo.mp4", arguments.out / "demo.png"
+    write_video(film, side_by_side(clips), 8, title=arguments.prompt)
+    temporary = sheet.with_suffix(".part")
+    contact_sheet(clips).save(temporary, "PNG")
+    os.replace(temporary, sheet)
+    yield f"Wrote {film} and {sheet}"

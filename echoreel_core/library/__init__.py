@@ -1,0 +1,1 @@
+"""Captioned clips in a full-text index: built, searched. Imports `video` and `files`."""

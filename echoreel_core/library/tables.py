@@ -1,0 +1,157 @@
+"""Tables that caption clips, read row by row: WebVid's CSV, and JSON or JSON lines of any of the usual spellings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from ..video.captions import CAPTION_LIMIT
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+
+CAPTION_KEYS = ("caption", "name", "reference_text", "inject_text", "text", "title", "description")
+FILE_KEYS = (
+    "path",
+    "file",
+    "file_name",
+    "filename",
+    "video",
+    "video_path",
+    "reference_video_path",
+    "inject_video_path",
+)
+ID_KEYS = ("videoid", "video_id", "id")
+LINK_KEYS = ("contenturl", "url", "link")
+"""WebVid: videoid, contentUrl, duration, page_dir, name. The `reference_` and `inject_` keys are those of EchoReel's
+training pairs. Capitals do not matter; of several that are there, the first counts."""
+
+_BETWEEN = re.compile(r"[\s,]*")
+_CHUNK = 1 << 20  # characters
+_LARGEST = 16 << 20
+
+
+class LibraryError(ValueError):
+    """A library, or what it is to be built from, can not be used. The message is one sentence meant for the user."""
+
+
+class Row(NamedTuple):
+    """One captioned clip of a table; what the table does not say is "".
+
+    Attributes:
+        file: the clip's path, relative to the folder of the clips.
+        id: the clip's file name without suffix.
+    """
+
+    caption: str
+    link: str
+    file: str
+    id: str
+
+
+def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
+    """The rows that have a caption, each with how many bytes of the table have been read.
+
+    Memory does not grow with the table.
+
+    Raises: LibraryError, naming table and place, where it is none of these formats or damaged.
+    """
+    path = Path(path)
+    read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json_lines}.get(path.suffix.lower())
+    if read is None:
+        raise LibraryError(f"{path.name} is no caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
+    try:
+        with open(path, "rb") as raw:
+            text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
+            for row in read(text, path):
+                if row.caption:
+                    yield row, raw.tell()
+    except OSError as error:
+        raise LibraryError(f"{path.name} can not be read ({error.strerror or error}).") from None
+
+
+def _csv(text: TextIO, path: Path) -> Iterator[Row]:
+    lines = (line.replace("\0", "") for line in text)
+    reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        columns = [_first(keys, header) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
+        if columns[0] is None:
+            raise LibraryError(
+                f"{path.name} has no column of captions: its first line has to name one of {', '.join(CAPTION_KEYS)}."
+            )
+        places = [header.index(name) if name is not None else None for name in columns]
+        for cells in reader:
+            yield _row(*(cells[i] if i is not None and i < len(cells) else "" for i in places))
+    except csv.Error as error:
+        raise LibraryError(f"{path.name} is damaged at line {reader.line_num:,} ({error}).") from None
+
+
+def _json_lines(text: TextIO, path: Path) -> Iterator[Row]:
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise LibraryError(f"{path.name}, line {number:,}, is not valid JSON ({error}).") from None
+            yield _entry(entry, f"{path.name}, line {number:,},")
+
+
+def _json(text: TextIO, path: Path) -> Iterator[Row]:
+    for number, entry in enumerate(_array_items(text, path.name), start=1):
+        yield _entry(entry, f"{path.name}, entry {number:,},")
+
+
+def _array_items(file: TextIO, name: str) -> Iterator[Any]:
+    """The items of a JSON array one by one: `json.load` would take many times the file's size in memory."""
+    decode = json.JSONDecoder().raw_decode
+    text, inside = "", False
+    while True:
+        chunk = file.read(_CHUNK)
+        text += chunk
+        at = _BETWEEN.match(text).end()
+        while at < len(text):
+            if not inside:
+                if text[at] != "[":
+                    raise LibraryError(f"{name} holds no list of captioned clips: it has to begin with [.")
+                inside, at = True, at + 1
+            elif text[at] == "]":
+                return
+            else:
+                try:
+                    item, at = decode(text, at)
+                except (ValueError, RecursionError) as error:
+                    if chunk and len(text) - at < _LARGEST:
+                        break  # the item goes on in the next chunk
+                    raise LibraryError(f"{name} is not valid JSON ({error}): it is damaged or cut off.") from None
+                yield item
+            at = _BETWEEN.match(text, at).end()
+        if not chunk:
+            raise LibraryError(f"{name} is cut off: its list is never closed by ].")
+        text = text[at:]
+
+
+def _entry(entry: Any, where: str) -> Row:
+    if not isinstance(entry, Mapping):
+        raise LibraryError(f"{where} is not an object in braces: {str(entry)[:60]}.")
+    values = {str(key).lower(): value for key, value in entry.items()}
+    found = [values.get(_first(keys, values)) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
+    return _row(*("" if isinstance(value, (Mapping, list)) or value is None else str(value) for value in found))
+
+
+def _first(keys: tuple[str, ...], among: Any) -> str | None:
+    return next((key for key in keys if key in among), None)
+
+
+def _row(caption: str, link: str, file: str, id: str) -> Row:
+    # JSON may hold halves of surrogate pairs, which no database takes
+    return Row(*(_storable(text) for text in (caption.strip()[:CAPTION_LIMIT], link.strip(), file.strip(), id.strip())))
+
+
+def _storable(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

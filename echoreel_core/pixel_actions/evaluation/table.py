@@ -1,0 +1,168 @@
+"""The table that shows the claim: what the model does with and without references, on fixed seeds."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...lvdm.autoencoder import Autoencoder
+from ..model.adapted_model import AdaptedModel, generate, noise_for
+from ..model.latents import decode, encode
+from ..world.actions import SEEN, UNSEEN
+from ..world.clips import Clips, draw_clips, render, with_other_subject
+from .judge import Judge
+from .tracker import background_of, colour_of, track, trajectory_correlation
+
+ARMS = ("base", "echoreel", "wrong", "still", "shuffled", "no_reference")
+MEASURES = ("action_accuracy", "trajectory_correlation", "prompt_fidelity", "leakage")
+_SEED = 700_000  # far from every seed that training draws from
+_AT_ONCE = 25
+
+
+def balanced(actions: tuple[str, ...], count: int, seed: int) -> Clips:
+    """At least `count` clips, of every action equally many."""
+    each = -(-count // len(actions))
+    parts = [draw_clips(each, seed + i, (name,)) for i, name in enumerate(actions)]
+    return Clips(*(torch.cat([getattr(part, field) for part in parts]) for field in Clips.__dataclass_fields__))
+
+
+def references(arm: str, clips: Clips, generator: torch.Generator) -> tuple[Clips, Tensor]:
+    """The reference clips of an arm, and their pixels."""
+    others = with_other_subject(clips, _SEED + 1)
+    if arm == "wrong":  # another action's motion, by the same stand-in
+        names = clips.action.unique()
+        place = torch.searchsorted(names, clips.action)
+        step = torch.randint(1, len(names), place.shape, generator=generator)
+        others = Clips(
+            names[(place + step) % len(names)],
+            *(getattr(others, field) for field in ("subject", "colour", "size", "background")),
+            torch.rand(clips.draws.shape, generator=generator),
+        )
+    pixels = render(others)
+    if arm == "still":
+        pixels = pixels[:, 8:9].expand_as(pixels)
+    if arm == "shuffled":
+        order = torch.rand(pixels.shape[:2], generator=generator).argsort(1)
+        pixels = pixels.gather(1, order[:, :, None, None, None].expand_as(pixels))
+    return others, pixels
+
+
+def measure(pixels: Tensor, clips: Clips, others: Clips, judge: Judge) -> dict[str, Tensor]:
+    """Each measure per clip, `[batch]`; the correlation is NaN where the motion is of angle or shear alone.
+
+    Faithful is a clip whose subject, colour and background are all the prompt's; it leaks where one of the three is
+    not the prompt's but the reference's.
+    """
+    background = background_of(pixels)
+    action, subject = (scores.argmax(1) for scores in judge(pixels))
+    shown = torch.stack([subject, colour_of(pixels, background), background])
+    asked = torch.stack([clips.subject, clips.colour, clips.background])
+    other = torch.stack([others.subject, others.colour, others.background])
+    return {
+        "action_accuracy": (action == clips.action).float(),
+        "trajectory_correlation": trajectory_correlation(track(pixels, background), clips.track()),
+        "prompt_fidelity": (shown == asked).all(0).float(),
+        "leakage": ((shown == other) & (shown != asked)).any(0).float(),
+    }
+
+
+def interval(values: Tensor) -> list[float]:
+    """Mean and its 95 % bootstrap interval."""
+    values = values[~values.isnan()]
+    pick = torch.randint(len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0))
+    low, high = torch.quantile(values[pick].mean(1), torch.tensor([0.025, 0.975])).tolist()
+    return [round(value, 4) for value in (values.mean().item(), low, high)]
+
+
+@torch.inference_mode()
+def evaluate(
+    model: AdaptedModel,
+    autoencoder: Autoencoder,
+    judge: Judge,
+    count: int = 200,
+    steps: int = 25,
+    guidance: float = 2.0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict]:
+    """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and all arms.
+
+    All arms of a split have the same prompts and start from the same noise. "real" is the true clips of the prompts,
+    as the autoencoder shows them: what the judge and the tracker can reach at best. "base" is a copy of the base model
+    that no adapter was ever added to; "no_reference" is the model of all other arms, after them, without a reference,
+    and has a measure more: the share of clips, `same_as_base`, whose latents equal those of "base" bit for bit.
+    """
+    untouched = AdaptedModel(copy.deepcopy(model.base), model.adapter)
+    result = {}
+    for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
+        clips = balanced(tuple(actions), count, _SEED)
+        for arm in ("real", *ARMS):
+            generator = torch.Generator().manual_seed(_SEED)
+            others, shown = references(arm, clips, generator)
+            made, found = [], []
+            for rows in torch.arange(len(clips)).split(_AT_ONCE):
+                part, noise = clips[rows], noise_for(len(rows), _SEED + int(rows[0]))
+                if arm == "real":
+                    latents = encode(autoencoder, render(part))
+                else:
+                    alone = arm in ("base", "no_reference")
+                    reference = [] if alone else [(encode(autoencoder, shown[rows]), others[rows].captions())]
+                    asked = untouched if arm == "base" else model
+                    latents = generate(asked, part.captions(), noise, *reference, steps=steps, guidance=guidance)
+                made.append(latents)
+                found.append(measure(decode(autoencoder, latents), part, others[rows], judge))
+            cell = {name: interval(torch.cat([part[name] for part in found])) for name in MEASURES}
+            if arm == "base":
+                of_base = torch.cat(made)
+            elif arm == "no_reference":
+                cell["same_as_base"] = interval(torch.cat(made).eq(of_base).flatten(1).all(1).float())
+            result[f"{split}/{arm}"] = {**cell, "clips": len(clips)}
+            progress(row(f"{split}/{arm}", result[f"{split}/{arm}"]))
+    return result
+
+
+@torch.inference_mode()
+def evaluate_blend(
+    model: AdaptedModel, autoencoder: Autoencoder, count: int = 200, steps: int = 25, guidance: float = 2.0
+) -> dict[str, dict]:
+    """How closely the first, half of each, and the second of two unseen references are followed.
+
+    `{"blend/first": {"with_first": [mean, low, high], "with_second": …, "with_mean": …, "clips": n}, "blend/half": …,
+    "blend/second": …}`: correlation with the path of the first reference, of the second, and with their mean.
+    """
+    clips = balanced(tuple(UNSEEN), count, _SEED + 500)
+    generator = torch.Generator().manual_seed(_SEED + 500)
+    pairs = [references(arm, clips, generator) for arm in ("echoreel", "wrong")]
+    found: dict[str, list[Tensor]] = {"first": [], "half": [], "second": []}
+    for rows in torch.arange(len(clips)).split(_AT_ONCE):
+        shown = [(encode(autoencoder, pixels[rows]), others[rows].captions()) for others, pixels in pairs]
+        for name, used in (("first", shown[:1]), ("half", shown), ("second", shown[1:])):
+            noise, captions = noise_for(len(rows), _SEED + int(rows[0])), clips[rows].captions()
+            latents = generate(model, captions, noise, *used, steps=steps, guidance=guidance)
+            pixels = decode(autoencoder, latents)
+            found[name].append(track(pixels, background_of(pixels)))
+    first, second = (others.track() for others, _ in pairs)
+    paths = {"with_first": first, "with_second": second, "with_mean": (first + second) / 2}
+    return {
+        f"blend/{name}": {
+            **{path: interval(trajectory_correlation(torch.cat(tracks), truth)) for path, truth in paths.items()},
+            "clips": len(clips),
+        }
+        for name, tracks in found.items()
+    }
+
+
+HEADER = f"{'':18}" + "".join(f"{name.replace('_', ' '):>26}" for name in MEASURES)
+
+
+def row(name: str, cell: dict) -> str:
+    """One line of the table."""
+    return f"{name:18}" + "".join(f"{cell[key][0]:>10.3f} ({cell[key][1]:.3f}–{cell[key][2]:.3f})" for key in MEASURES)
+
+
+def write(result: dict[str, dict], path: Path) -> None:
+    path.write_text(json.dumps(result, indent=1) + "\n")

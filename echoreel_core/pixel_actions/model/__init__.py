@@ -1,0 +1,1 @@
+"""The embedded models and the files they come in. Imports `world`."""

@@ -1,0 +1,108 @@
+"""The base model with the adapter at its sites: one forward pass for training and for the world's own evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...action.adapter import EchoReelAdapter
+from ...action.attention import ActionAttention, ActionContext
+from ...action.injection import added_layers
+from ...lvdm.ddim import ddim_sample
+from ..world.words import ids
+from .base_model import LATENT_SIZE, BaseModel, adapter_config, plain_attention
+
+
+def new_adapter(base: BaseModel) -> EchoReelAdapter:
+    """A fresh adapter whose layers look at the same frame of the reference from the first step on."""
+    adapter = EchoReelAdapter(adapter_config(base.unet), attention=plain_attention)
+    for layer in adapter.attentions:
+        _look_at_same_frame(layer)
+    return adapter
+
+
+@torch.no_grad()
+def _look_at_same_frame(layer: ActionAttention) -> None:
+    # What leaves a layer norm has no mean, so the direction of all ones is free for a constant part of every query;
+    # the relative vectors answer to it, most at distance 0.
+    strength = 3.0
+    weight = layer.to_q.weight.unflatten(0, (layer.heads, layer.head_dim))
+    weight -= weight.mean(-1, keepdim=True)
+    weight[:, 0] += 1 / layer.dim
+    layer.norm.bias.fill_(1.0)
+    distance = torch.arange(len(layer.position_k)) - len(layer.position_k) // 2
+    layer.position_k *= 0.3
+    layer.position_k[:, 0] = strength * layer.head_dim**0.5 * torch.exp(-0.5 * (distance / 0.7).square())
+
+
+class AdaptedModel(nn.Module):
+    """Base model and adapter as one module."""
+
+    def __init__(self, base: BaseModel, adapter: EchoReelAdapter) -> None:
+        super().__init__()
+        self.base, self.adapter = base, adapter
+
+    def tokens(self, reference: Tensor, text: Tensor, reference_text: Tensor) -> Tensor:
+        """Reference latents `[B, 4, S, 8, 8]`, prompt and caption `[B, 77, width]` → action tokens `[B, S, width]`."""
+        return self.adapter.prism(reference, torch.cat([text, reference_text], 1))
+
+    def with_tokens(self, x: Tensor, timesteps: Tensor, text: Tensor, *tokens: Tensor, strength: float = 1.0) -> Tensor:
+        """The noise in `x`, the actions of the given tokens blended in equal parts and `strength` strong."""
+        frames = x.shape[2]
+        context = ActionContext.plain(tokens[0], frames)
+        if len(tokens) > 1:
+            context = ActionContext(
+                tokens=torch.cat(tokens, 1),
+                distance=context.distance.repeat(1, len(tokens)),
+                groups=tuple(part.shape[1] for part in tokens),
+                mix_weights=x.new_full((frames, len(tokens)), 1 / len(tokens)),
+            )
+        layers = [lambda hidden, layer=layer: strength * layer(hidden, context) for layer in self.adapter.attentions]
+        with added_layers(self.base.unet.sites(), layers):
+            return self.base.unet(x, timesteps, text)
+
+
+@torch.inference_mode()
+def generate(
+    model: AdaptedModel,
+    captions: list[str],
+    noise: Tensor,
+    *references: tuple[Tensor, list[str]],
+    steps: int = 25,
+    guidance: float = 2.0,
+    strength: float = 1.0,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """Sample latents `[batch, 4, frames, 8, 8]` from `noise` by DDIM.
+
+    Args:
+        captions: the prompts, one per clip.
+        references: reference latents, as `noise`, and their captions; several are blended in equal parts, and without
+            any it is the base model alone.
+        strength: of the added layers.
+        dtype: of the products; float32 is the faster one on a CPU without instructions for bfloat16.
+    """
+    base = model.base
+    text = base.text(torch.cat([ids(captions), ids([""] * len(captions))]))
+    tokens = [
+        model.tokens(latents.repeat(2, 1, 1, 1, 1), text, base.text(ids(told)).repeat(2, 1, 1))
+        for latents, told in references
+    ]
+
+    def predict(x: Tensor, timesteps: Tensor) -> Tensor:
+        x, timesteps = x.repeat(2, 1, 1, 1, 1), timesteps.repeat(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            if tokens:
+                both = model.with_tokens(x, timesteps, text, *tokens, strength=strength)
+            else:
+                both = base.unet(x, timesteps, text)
+        positive, negative = both.float().chunk(2)
+        return negative + guidance * (positive - negative)
+
+    return ddim_sample(predict, noise, steps)
+
+
+def noise_for(count: int, seed: int, frames: int = 16) -> Tensor:
+    """Noise `[count, 4, frames, 8, 8]`; each clip's depends on its own seed alone."""
+    shape = (4, frames, LATENT_SIZE, LATENT_SIZE)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)])

@@ -1,0 +1,1 @@
+"""Pairs of clips: found, checked, encoded once, served in batches. Imports `video`; `training` imports it."""

@@ -1,0 +1,125 @@
+"""What the trainer knows about the frozen video model it trains an adapter for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from ..action.action import Role
+from ..action.injection import AnySite
+from .data.conditioning import Conditioning
+
+Prediction = Literal["noise", "velocity", "flow"]
+"""What a model predicts: ε;  signal · ε - noise · x_0;  or ε - x_0 (flow matching)."""
+
+Attach = Callable[[Role], AbstractContextManager[None]]
+"""Inside the `with`, the model runs with the added layers and the action of this role."""
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """How noisy each sample is: x_t = signal · x_0 + noise · ε. All are [B]; `time` is what the model is given."""
+
+    signal: Tensor
+    noise: Tensor
+    time: Tensor
+
+
+class TrainableModel(ABC):
+    """A video model as the trainer sees it. Subclasses bring it; the trainer never changes its weights.
+
+    Attributes:
+        family: of models, as in `AdapterConfig.host`.
+        prediction: what `predict` returns.
+        model: everything that stays frozen.
+        sigma_data: the latents' standard deviation, by which they are divided before noise is added (EDM).
+        micro_batch_limit: samples that the model takes at once, or None for as many as there are.
+    """
+
+    family: str
+    prediction: Prediction
+    model: nn.Module
+    sigma_data: float = 1.0
+    micro_batch_limit: int | None = None
+
+    @abstractmethod
+    def sites(self) -> Sequence[AnySite]:
+        """Where added layers go, in the order of the forward pass."""
+
+    @abstractmethod
+    def noise_level(self, u: Tensor) -> NoiseLevel:
+        """The noise level at u [B], from 0 (clean) to 1 (the noisiest the model knows), spread as it was trained."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, conditioning: Sequence[Conditioning]) -> Tensor:
+        """One pass of the model: noisy [B, C, T, H, W], time [B], text [B, L, W] → as noisy, of any dtype.
+
+        `told` has the conditioning of each sample, its text tokens included.
+        """
+
+    def sample(
+        self,
+        noise: Tensor,
+        positive: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        attach: Attach,
+    ) -> Tensor:
+        """Generates latents from noise [1, C, T, H, W], with guidance; each half of it runs in its `attach(role)`.
+
+        Needed for sample videos only.
+        """
+        raise NotImplementedError
+
+    def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
+        """The clip's tokens at a site as [B, T, P, dim], or None where the hidden state holds none.
+
+        As it is, right wherever the tokens run over batch, time and place and there are no others.
+        """
+        return hidden.reshape(batch, frames, -1, hidden.shape[-1])
+
+    def hidden(self, tokens: Tensor, like: Tensor) -> Tensor:
+        """Back from `tokens` to the layout of the hidden state `like`, zero where that is not the clip's."""
+        return tokens.reshape(like.shape)
+
+    def token_frames(self, latent_frames: int) -> int:
+        """Frames T of `tokens` for a clip of so many latent frames."""
+        return latent_frames
+
+    def gradient_context(self) -> AbstractContextManager[object]:
+        """What a forward pass and the backward pass after it run in: a model that changes hidden states in place needs
+        saved-tensor hooks that keep copies."""
+        return nullcontext()
+
+    def checkpointed_modules(self) -> Iterable[nn.Module]:
+        """What gradient checkpointing runs again in the backward pass in place of keeping its activations."""
+        return [site.block for site in self.sites()]
+
+
+class Encoders(Protocol):
+    """The frozen VAE and text encoder that belong to a host; needed for the cache and for sample videos only.
+
+    Attributes:
+        identity: names the weights and what else decides the results, for the keys of the cache.
+    """
+
+    identity: str
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """Frames [T, H, W, 3], 0 to 1 → latents [C, T', H', W'], scaled as the model takes them."""
+
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """The way back."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor | Sequence[Conditioning]:
+        """Of each text its tokens, together [N, L, W], or all that the model is told; "" is the empty prompt."""
+
+    def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
+        """What the model is given of a clip that it is to make, beside the text: frames [T, H, W, 3], 0 to 1."""

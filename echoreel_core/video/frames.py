@@ -1,0 +1,241 @@
+"""Reference clips: choose frames by presentation time, decode only those, resize them one by one."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .captions import sidecar_caption
+from .frame_choice import FrameSelection, VideoError
+from .reader import Source, VideoFile
+
+__all__ = [
+    "CROPS",
+    "FrameSelection",
+    "VideoError",
+    "VideoFacts",
+    "VideoFrames",
+    "read_video",
+    "select_images",
+    "sidecar_caption",
+    "video_length",
+]
+
+CROPS = ("stretch", "center", "pad")
+
+Progress = Callable[[int, int], None]
+"""Called with (frames ready, frames in all), also for each frame passed over. What it raises stops the reading."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """The clip the frames come from. Width and height are as displayed, that is, after rotation."""
+
+    name: str
+    width: int
+    height: int
+    codec: str = ""
+    rotation: int = 0
+    rate: Fraction | None = None
+    variable_rate: bool = False
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Frames taken from a clip.
+
+    Attributes:
+        frames: [T, height, width, 3], float32, 0 to 1.
+        times: when each was shown, seconds since the clip's first frame.
+        fps: frames per second at which `frames` play at the clip's speed.
+        repeated: how many times the last frame was repeated because the span was too short.
+        caption: text of the `.txt` file beside the clip, else the clip's title, else "".
+    """
+
+    frames: Tensor
+    times: tuple[Fraction, ...]
+    fps: float
+    repeated: int
+    caption: str
+    source: VideoFacts
+
+    def summary(self) -> str:
+        """What was taken, in a few readable lines."""
+        source, times = self.source, [f"{float(t):.3f}" for t in self.times]
+        facts = [f"{source.width} x {source.height}", source.codec]
+        if source.rate:
+            facts.append(f"{float(source.rate):.4g} fps" + (" on average, variable" if source.variable_rate else ""))
+        if source.rotation:
+            facts.append(f"rotated by {source.rotation} degrees")
+        taken = len(times) - self.repeated
+        lines = [
+            f"{source.name}: {', '.join(filter(None, facts))}",
+            f"{taken} frame{'s' * (taken != 1)} taken, from {times[0]} s to {times[-1]} s, {self.fps:.4g} fps",
+        ]
+        if self.repeated:
+            lines.append(f"The span is too short: its last frame is repeated {self.repeated} times.")
+        lines.append(f"Shown at (s): {' '.join(times[:taken])}")
+        return "\n".join(lines)
+
+
+def read_video(
+    source: Source,
+    selection: FrameSelection | None = None,
+    *,
+    width: int = 256,
+    height: int = 256,
+    crop: str = "stretch",
+    progress: Progress | None = None,
+) -> VideoFrames:
+    """Take frames from a video file. Memory follows the frames taken and the size of one picture, not the clip.
+
+    Args:
+        source: path, or seekable binary file object, of anything PyAV opens.
+        selection: which frames; by default the authors' 16, every 4th from the start.
+        width, height: size of the frames, pixels.
+        crop: "stretch" (the authors' way), "center" (fill the frame, cut what sticks out) or "pad" (black bars).
+
+    Raises:
+        VideoError: one sentence saying what is wrong with the file or with what was asked of it.
+    """
+    selection = selection or FrameSelection()
+    frames = _empty_frames(selection.frames, width, height, crop)
+    done = 0
+
+    def step() -> None:
+        if progress is not None:
+            progress(done, selection.frames)
+
+    with VideoFile(source) as video:
+        video.scan(selection, step)
+        choice = selection.choose(video.times, video.end, video.rate)
+        wanted_times = sorted(set(choice.times))
+        times, facts = [], None
+        for wanted, (shown, picture) in zip(wanted_times, video.pictures(wanted_times, step), strict=True):
+            rgb = _rgb(picture)
+            if facts is None:
+                facts = _facts(video, picture, rgb)
+            aspect = video.pixel_aspect if not picture.rotation % 180 else 1 / video.pixel_aspect
+            frame = fit(rgb, width, height, crop, float(aspect))
+            for _ in range(choice.times.count(wanted)):
+                frames[done] = frame
+                times.append(shown)
+                done += 1
+            step()
+        caption = sidecar_caption(source) or video.title
+    return VideoFrames(frames, tuple(times), choice.fps, choice.repeated, caption, facts)
+
+
+def video_length(source: Source) -> Fraction:
+    """How long a video file lasts, in seconds from its first frame, without decoding it.
+
+    Raises:
+        VideoError: one sentence saying what is wrong with the file.
+    """
+    with VideoFile(source) as video:
+        return video.length()
+
+
+def select_images(
+    images: Sequence[Tensor] | Tensor,
+    times: Sequence[Fraction],
+    end: Fraction,
+    selection: FrameSelection | None = None,
+    *,
+    name: str = "the video",
+    width: int = 256,
+    height: int = 256,
+    crop: str = "stretch",
+    progress: Progress | None = None,
+) -> VideoFrames:
+    """The same choice among pictures that are already decoded, or that a sequence decodes when indexed.
+
+    Args:
+        images: [N, H, W, C], C ≥ 3, floats from 0 to 1 or bytes.
+        times: when each is shown, seconds, ascending from 0.
+        end: when the last one leaves the screen.
+
+    Raises:
+        VideoError: as in `read_video`.
+    """
+    selection = selection or FrameSelection()
+    frames = _empty_frames(selection.frames, width, height, crop)
+    if not len(images):
+        raise VideoError(f"{name!r} holds no frames: connect another video.")
+    rate = len(images) / end
+    choice = selection.choose(times, end, rate)
+    for done, time in enumerate(choice.times):
+        image = images[bisect_left(times, time)]
+        frames[done] = fit(image[..., :3], width, height, crop)
+        if progress is not None:
+            progress(done + 1, selection.frames)
+    facts = VideoFacts(name, image.shape[1], image.shape[0], rate=rate, variable_rate=_variable(times))
+    return VideoFrames(frames, choice.times, choice.fps, choice.repeated, "", facts)
+
+
+def fit(image: Tensor, width: int, height: int, crop: str = "stretch", pixel_aspect: float = 1.0) -> Tensor:
+    """Resize one picture [H, W, 3] (bytes, or floats from 0 to 1) to float32 [height, width, 3], 0 to 1.
+
+    Bilinear with antialiasing: exact fractional weights at any ratio, where area averaging gives neighbouring
+    pixels unequal bins and enlarges into blocks, and no overshoot, which bicubic has.
+
+    Args:
+        pixel_aspect: width of a source pixel over its height; matters to "center" and "pad".
+    """
+    rows, columns = image.shape[:2]
+    ratio = (columns * pixel_aspect / rows) / (width / height)  # above 1: the picture is the wider one
+    inner_width, inner_height = width, height
+    if crop == "center":
+        keep_columns, keep_rows = max(round(columns / max(ratio, 1)), 1), max(round(rows * min(ratio, 1)), 1)
+        top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
+        image = image[top : top + keep_rows, left : left + keep_columns]
+    elif crop == "pad":
+        inner_width, inner_height = max(round(width * min(ratio, 1)), 1), max(round(height / max(ratio, 1)), 1)
+
+    out = torch.zeros(height, width, 3)
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    scale = 1 / 255 if image.dtype == torch.uint8 else 1
+    for channel in range(3):  # one at a time: a whole 8k picture in float32 would take 400 MB
+        plane = image[..., channel].float()[None, None]
+        plane = F.interpolate(plane, (inner_height, inner_width), mode="bilinear", antialias=True)
+        out[top : top + inner_height, left : left + inner_width, channel] = plane[0, 0] * scale
+    return out.clamp_(0, 1)
+
+
+def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
+    if width < 1 or height < 1:
+        raise VideoError(f"The frame size is {width} x {height}: both have to be at least 1.")
+    if crop not in CROPS:
+        raise VideoError(f"The crop {crop!r} is unknown: use one of {', '.join(CROPS)}.")
+    try:
+        return torch.empty(count, height, width, 3)
+    except RuntimeError:
+        size = count * height * width * 12 / 2**30
+        raise VideoError(
+            f"{count} frames of {width} x {height} take {size:.1f} GB, more memory than there is:"
+            " take fewer or smaller frames."
+        ) from None
+
+
+def _rgb(picture: av.VideoFrame) -> Tensor:
+    """[H, W, 3] bytes, upright."""
+    plane = picture.reformat(format="rgb24").planes[0]
+    rows = torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size)[: picture.height]
+    image = rows[:, : picture.width * 3].unflatten(1, (picture.width, 3))
+    return torch.rot90(image, round(picture.rotation / 90) % 4)
+
+
+def _facts(video: VideoFile, picture: av.VideoFrame, rgb: Tensor) -> VideoFacts:
+    height, width = rgb.shape[:2]
+    return VideoFacts(video.name, width, height, video.codec, picture.rotation, video.rate, _variable(video.times))
+
+
+def _variable(times: Sequence[Fraction]) -> bool:
+    """Whether the frames seen differ in how long they stay by more than the rounding of a container."""
+    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    return bool(gaps) and max(gaps) - min(gaps) > Fraction(1, 200)

@@ -1,0 +1,62 @@
+"""Stable Diffusion's UNet with time in it: Stable Video Diffusion, and AnimateDiff (by the pack AnimateDiff-Evolved).
+
+The frames lie in the batch. The added layers go into the spatial transformer blocks; what the motion modules bring
+along are modules of other classes, and SVD's temporal twins are in lists of another name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...echoreel_core.action.injection import Site
+from .base import ModelFamily, TokenGrid, batch_from_frames, batch_to_frames, format_named
+
+
+def frames_in_batch_grid(_diffusion_model: torch.nn.Module, latents: Tensor, kwargs: dict[str, Any]) -> TokenGrid:
+    """The grid of [B·T, C, H, W] latents: T by the model's own count, else one clip per chunk of conditioning."""
+    chunks = len(kwargs["transformer_options"].get("cond_or_uncond", (0,)))
+    frames = kwargs.get("num_video_frames") or latents.shape[0] // chunks
+    return TokenGrid(frames, tuple(latents.shape[-2:]))
+
+
+def _sites(diffusion_model: torch.nn.Module) -> list[Site]:
+    return [
+        Site(f"{name}.transformer_blocks.{i}", block, block.norm3)
+        for name, module in diffusion_model.named_modules()
+        if any(cls.__name__ == "SpatialTransformer" for cls in type(module).__mro__)
+        for i, block in enumerate(module.transformer_blocks)
+    ]
+
+
+def _is_svd(diffusion_model: torch.nn.Module) -> bool:
+    return any(type(module).__name__ == "SpatialVideoTransformer" for module in diffusion_model.modules())
+
+
+SVD = ModelFamily(
+    name="svd",
+    title="Stable Video Diffusion",
+    recognises=lambda model, classes: "UNetModel" in classes and _is_svd(model),
+    sites=_sites,
+    grid=frames_in_batch_grid,
+    to_frames=batch_to_frames,
+    from_frames=batch_from_frames,
+    latent_format=format_named("SD15"),
+    fps=6,
+    frames_in_batch=True,
+)
+
+ANIMATEDIFF = ModelFamily(
+    name="animatediff",
+    title="AnimateDiff",
+    recognises=lambda model, classes: "UNetModel" in classes and not _is_svd(model),
+    sites=_sites,
+    grid=frames_in_batch_grid,
+    to_frames=batch_to_frames,
+    from_frames=batch_from_frames,
+    latent_format=format_named("SD15"),
+    fps=8,
+    frames_in_batch=True,
+)

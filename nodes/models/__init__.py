@@ -1,0 +1,1 @@
+"""The released model and EchoReel adapters under the host's memory management."""

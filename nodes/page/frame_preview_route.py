@@ -1,0 +1,98 @@
+"""GET /echoreel/filmstrip: the frames that Load Reference Video takes with the values in the address.
+
+Read one clip at a time, off the event loop. The page's own cache keeps what it was given: it asks again with a tag, and
+where neither clip nor values have changed nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp import web
+from comfy_api.latest import io
+
+from ...echoreel_core.video.frames import VideoError
+from ..load_reference_video import LoadReferenceVideo, input_path
+from .frame_preview import frame_preview
+
+PATH = "/echoreel/filmstrip"
+READER = ThreadPoolExecutor(1, "echoreel-filmstrip")  # starts its thread with the first clip
+STARTED = uuid.uuid4().hex  # after an update, frames may be chosen or drawn in another way
+
+
+class PageLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def register_routes() -> None:
+    """Adds the route to the host's server, where there is one."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get(PATH)(answer)
+
+
+async def answer(request: web.Request) -> web.Response:
+    """JSON as `filmstrip` gives it, 304 if the page has it, 400 and {"error": a sentence} for what cannot be shown."""
+
+    def step(*_: int) -> None:
+        if request.transport is None:
+            raise PageLeft
+
+    def look() -> web.Response:
+        step()
+        values = widget_values(request.query)
+        tag = _tag(input_path(values["file"]), request.query)
+        headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+        if any(known.value == tag for known in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.json_response(frame_preview(values, step), headers=headers)
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(READER, look)
+    except VideoError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except PageLeft:
+        return web.Response()
+
+
+def widget_values(query: Mapping[str, str]) -> dict[str, Any]:
+    """The node's widgets by name: what `query` says, else their defaults, within the limits of the node.
+
+    Raises:
+        VideoError: not a number, or one beyond the limits.
+    """
+    values: dict[str, Any] = {}
+    for widget in LoadReferenceVideo.define_schema().inputs:
+        if isinstance(widget, io.Int.Input | io.Float.Input):
+            values[widget.id] = _number(widget, query.get(widget.id, widget.default))
+        elif isinstance(widget, io.Combo.Input):
+            values[widget.id] = query.get(widget.id, widget.default)
+    return values
+
+
+def _number(widget: io.Int.Input | io.Float.Input, text: str | float) -> float:
+    kind = int if isinstance(widget, io.Int.Input) else float
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not widget.min <= number <= widget.max:
+        what = "a whole number" if kind is int else "a number"
+        name = widget.display_name or widget.id
+        raise VideoError(f"{name!r} is {text!r}: use {what} from {widget.min} to {widget.max}.")
+    return number
+
+
+def _tag(path: str, query: Mapping[str, str]) -> str:
+    stat = os.stat(path)
+    facts = (STARTED, stat.st_mtime_ns, stat.st_size, sorted(query.items()))
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,59 @@
+"""Which frames of the clip a call of the model is about: all of them, or a window of a clip that is too long for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..families.base import TokenGrid
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """Frames of a clip, in frames of tokens.
+
+    Attributes:
+        at: index in the clip of each frame of this call; between two whole ones where a token is.
+        total: frames of the whole clip.
+    """
+
+    at: tuple[float, ...]
+    total: int
+
+
+def clip_frames(grid: TokenGrid, options: dict[str, Any]) -> ClipFrames:
+    """The clip's frames in one call.
+
+    Args:
+        options: transformer_options of the call.
+    """
+    indices, total = _latent_indices(grid, options)
+    return ClipFrames(
+        at=tuple(index / grid.patch_frames - grid.leading for index in indices[:: grid.patch_frames])[grid.leading :],
+        total=math.ceil(total / grid.patch_frames) - grid.leading,
+    )
+
+
+def _latent_indices(grid: TokenGrid, options: dict[str, Any]) -> tuple[list[int], int]:
+    """The latents' frames of this call among all latent frames, and how many there are in all."""
+    frames = grid.latent_frames
+
+    animatediff = options.get("ad_params")
+    if animatediff and animatediff["sub_idxs"] is not None and len(animatediff["sub_idxs"]) == frames:
+        return list(animatediff["sub_idxs"]), animatediff["full_length"]
+
+    window = options.get("context_window")  # stays there after the last window of a step
+    if window is not None:
+        anchor = getattr(window, "causal_anchor_index", None)
+        indices = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
+        if len(indices) == frames:
+            return indices, window.total_frames
+
+    chunk = options.get("ar_state")  # frame by frame, with the ones before it in a cache as long as the clip
+    if chunk is not None:
+        tokens = chunk["kv_caches"][0]["k"].shape[1]
+        start = chunk["start_frame"]
+        return list(range(start, start + frames)), tokens // grid.positions
+
+    return list(range(frames)), frames

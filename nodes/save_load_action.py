@@ -1,0 +1,102 @@
+"""Save Action, Load Action."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..echoreel_core.action.action import Action
+from ..echoreel_core.action.file import load_action, save_action
+from .wires import ActionWire
+
+ACTION_FOLDER = "echoreel_actions"
+
+
+def register_folders() -> None:
+    """Makes saved actions listable: the output folder's, then those put into the input folder."""
+    for parent in (folder_paths.get_output_directory(), folder_paths.get_input_directory()):
+        folder_paths.add_model_folder_path(ACTION_FOLDER, os.path.join(parent, ACTION_FOLDER))
+    folder_paths.folder_names_and_paths[ACTION_FOLDER][1].add(".safetensors")
+
+
+class SaveAction(io.ComfyNode):
+    """An action as a file of a few hundred kilobytes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EchoReelSaveAction",
+            display_name="Save Action",
+            category="EchoReel",
+            description=(
+                "Saves an action in output/echoreel_actions, where Load Action finds it. "
+                "It can be used again, or shared, without the clip it came from."
+            ),
+            search_aliases=["export action", "keep action", "write action"],
+            is_output_node=True,
+            inputs=[
+                ActionWire.Input("action", tooltip="From Action Prism Encode or Combine Actions."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="action",
+                    tooltip=(
+                        "The file's name, with a folder if you like: people/jump. A number is added, so nothing is "
+                        "overwritten."
+                    ),
+                ),
+            ],
+            outputs=[io.String.Output("file", tooltip="The name under which Load Action lists it.")],
+        )
+
+    @classmethod
+    def execute(cls, action: Action, filename_prefix: str) -> io.NodeOutput:
+        root = os.path.join(folder_paths.get_output_directory(), ACTION_FOLDER)
+        if not Path(root, filename_prefix).resolve().is_relative_to(Path(root).resolve()):
+            raise ValueError(
+                f"{filename_prefix!r} leads out of output/{ACTION_FOLDER}: give a name, or folder/name in it."
+            )
+        os.makedirs(root, exist_ok=True)
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
+        path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
+        save_action(action, path)
+        return io.NodeOutput(os.path.relpath(path, root))
+
+
+class LoadAction(io.ComfyNode):
+    """A saved action, without the VAE, the text encoder or the prism."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EchoReelLoadAction",
+            display_name="Load Action",
+            category="EchoReel",
+            description=(
+                "Loads an action that Save Action wrote. Neither the clip nor the Action Prism has to run again, but "
+                "it has to be applied with the EchoReel that made it."
+            ),
+            search_aliases=["import action", "open action", "saved motion"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=folder_paths.get_filename_list(ACTION_FOLDER),
+                    tooltip="A file in output/echoreel_actions or input/echoreel_actions. Press R to see a new one.",
+                )
+            ],
+            outputs=[ActionWire.Output(display_name="action", tooltip="For Apply EchoReel or Combine Actions.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> str:
+        path = folder_paths.get_full_path(ACTION_FOLDER, file)
+        return f"{path}:{os.path.getmtime(path)}" if path else file
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(load_action(folder_paths.get_full_path_or_raise(ACTION_FOLDER, file)))
+
+
+NODES = [SaveAction, LoadAction]

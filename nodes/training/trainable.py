@@ -1,0 +1,396 @@
+"""Whatever MODEL, VAE and CLIP are wired in, as the trainer sees them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import comfy.model_management
+import comfy.model_sampling
+import comfy.nested_tensor
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...echoreel_core.action.adapter import content_id
+from ...echoreel_core.action.injection import AnySite
+from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
+from ...echoreel_core.training.loss import prediction_of, seed_of
+from ...echoreel_core.training.trainable import Attach, NoiseLevel, Prediction, TrainableModel
+from ..action_prism_encode import encode_frames
+from ..families import find_family
+from ..families.base import TokenGrid
+from ..sampling.patch import uncompiled
+from .image_conditioning import (
+    KNOWN,
+    KNOWN_MASK,
+    LEADING,
+    Clip,
+    as_the_host_has_it,
+    check_trainable,
+    image_conditioning,
+)
+from .kernels import kernels_with_gradients
+
+Result = TypeVar("Result")
+
+PREDICTIONS: dict[str, Prediction] = {
+    "EPS": "noise",
+    "V_PREDICTION": "velocity",
+    "V_PREDICTION_DDPM": "velocity",
+    "EDM": "velocity",
+    "CONST": "flow",
+    "COSMOS_RFLOW": "flow",
+}
+"""What a model predicts, by the class of the host that turns it into clean latents."""
+
+
+class TrainableHostModel(TrainableModel):
+    """A MODEL of the host, called as the host's samplers call it.
+
+    Args:
+        patcher: the MODEL; to train on, a copy of its own (`own_copy`), inside of `sampling_run`.
+
+    Raises: ValueError where EchoReel does not know the model, can not be trained on it, or it predicts something the
+        trainer does not know.
+    """
+
+    def __init__(self, patcher: Any) -> None:
+        self._patcher, self._base = patcher, patcher.model
+        self.model = uncompiled(patcher.get_model_object("diffusion_model"))
+        self._family = find_family(self.model)
+        self.family = self._family.name
+        check_trainable(self._base)
+        self._sampling = sampling = patcher.get_model_object("model_sampling")
+        kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
+        if kind not in PREDICTIONS:
+            raise ValueError(f"EchoReel can not be trained on a model that predicts as {kind}: use its plain one.")
+        self.prediction = PREDICTIONS[kind]
+        self._rectified = kind == "COSMOS_RFLOW"
+        if self.prediction != "flow":
+            self.sigma_data = float(sampling.sigma_data)
+        self._has_sound = self.family == "minimax_h3"
+        # a batch of frames is one clip, and a model with sound takes no other
+        self.micro_batch_limit = 1 if self._family.frames_in_batch or self._has_sound else None
+        self._inside: tuple[Any, dict[str, Any]] | None = None
+        self._grid: TokenGrid | None = None
+
+    def sites(self) -> Sequence[AnySite]:
+        """See `TrainableModel`."""
+        return self._family.sites(self.model)
+
+    def sampling_run(self, latents: Tensor, work: Callable[[], Result]) -> Result:
+        """Calls `work` in the midst of a sampling run of the host, where `predict` can be called.
+
+        The model is loaded and patched there as for every sampler, other packs' wrappers and motion modules included.
+
+        Args:
+            latents: of the size that the model is to make, [1, C, T, H, W].
+        """
+        guider = comfy.samplers.CFGGuider(self._patcher)
+        guider.inner_set_conds({"positive": []})
+        inside = TrainingSampler(self, work)
+        self.reload()
+        empty = self._as_host(torch.zeros_like(latents))
+        if self._has_sound:
+            empty = comfy.nested_tensor.NestedTensor((empty, self._silence(empty)))
+        try:
+            guider.sample(empty, empty, inside, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+        finally:
+            self._inside = None
+        return inside.result
+
+    def reload(self) -> None:
+        """Brings the model back onto its device, from which another model may have driven it."""
+        patchers = [self._patcher, *self._patcher.get_nested_additional_models()]
+        comfy.model_management.load_models_gpu(patchers, force_full_load=True)
+
+    def noise_level(self, u: Tensor) -> NoiseLevel:
+        """The host's own sigma at u of its schedule."""
+        sampling = self._sampling
+        sigmas = [float(sampling.percent_to_sigma(1.0 - share)) for share in u.tolist()]
+        sigma = torch.tensor(sigmas, dtype=torch.float64)
+        return self._level(sigma.clamp(float(sampling.sigma_min), float(sampling.sigma_max)))
+
+    def _level(self, sigma: Tensor) -> NoiseLevel:
+        if self.prediction == "flow":
+            noise = sigma / (sigma + 1) if self._rectified else sigma
+            return NoiseLevel(1 - noise, noise, sigma)
+        scale = (sigma**2 + self.sigma_data**2).rsqrt()
+        return NoiseLevel(self.sigma_data * scale, sigma * scale, sigma)
+
+    def predict(self, noisy: Tensor, time: Tensor, text: Tensor, conditioning: Sequence[Conditioning]) -> Tensor:
+        """See `TrainableModel`; time is the host's sigma. What a sampler would replace by what it knows is replaced."""
+        sigma = time.float()
+        # in the samplers' scale, of which the host makes the model's
+        scale = self._sampling.calculate_input(sigma, torch.ones_like(noisy))
+        clean = self._denoised(noisy / scale, sigma, conditioning) / self.sigma_data
+        return prediction_of(self.prediction, clean, noisy, self._level(sigma))
+
+    def _denoised(self, x: Tensor, sigma: Tensor, conditioning: Sequence[Conditioning]) -> Tensor:
+        """x [B, C, T, H, W] in the samplers' scale, sigma [B] → the clean latents that the model sees in it."""
+        guider, options = self._inside
+        conditioning = [
+            map_tensors(as_the_host_has_it(one), lambda tensor: tensor.clone()) for one in conditioning
+        ]  # hosts write into them
+        before = 0
+        if LEADING in conditioning[0]:
+            leading = torch.cat([self._base.process_latent_in(one.pop(LEADING)) for one in conditioning])
+            x, before = torch.cat((self._noised(leading, sigma, x), x), dim=2), leading.shape[2]
+        known = mask = None
+        if KNOWN in conditioning[0]:
+            known = torch.cat([self._base.process_latent_in(one.pop(KNOWN)) for one in conditioning])
+            mask = torch.cat([one.pop(KNOWN_MASK) for one in conditioning])
+            mask = comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device)
+            given = self._base.scale_latent_inpaint(
+                x=x, sigma=sigma, noise=torch.zeros_like(x), latent_image=known, denoise_mask=mask
+            )
+            x = x * mask + given * (1 - mask)
+        with torch.no_grad():
+            conds = [
+                self._conds(one, x[:1], *(None if part is None else part[i : i + 1] for part in (known, mask)))
+                for i, one in enumerate(conditioning)
+            ]
+        first, *others = conds
+        together = {name: cond._copy_with(cond.concat([o[name] for o in others])) for name, cond in first.items()}
+        guider.conds = {"positive": [{"model_conds": together, "uuid": uuid.uuid4()}]}
+        clean = self._called(guider, options, x, sigma)
+        if mask is not None:
+            clean = clean * mask + known * (1 - mask)
+        return clean[:, :, before:]
+
+    def _called(self, guider: Any, options: dict[str, Any], x: Tensor, sigma: Tensor) -> Tensor:
+        """One call of the model in the layout that the host has the latents in."""
+
+        def enter(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+            self._grid = self._family.grid(uncompiled(module), args[0], kwargs)
+
+        handle = self._base.diffusion_model.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True)
+        try:
+            if self._has_sound:
+                sound = self._noised(self._silence(x), sigma, x)
+                packed, shapes = comfy.utils.pack_latents([x, sound])
+                return comfy.utils.unpack_latents(guider(packed, sigma, model_options=options, seed=0), shapes)[0]
+            rows = self._as_host(x)
+            clean = guider(rows, sigma.repeat_interleave(len(rows) // len(x)), model_options=options, seed=0)
+        finally:
+            handle.remove()
+        return clean.transpose(0, 1)[None] if self._family.frames_in_batch else clean
+
+    def _as_host(self, latents: Tensor) -> Tensor:
+        return latents[0].transpose(0, 1) if self._family.frames_in_batch else latents
+
+    def _noised(self, latents: Tensor, sigma: Tensor, clip: Tensor) -> Tensor:
+        """Other latents as noisy as the clips, with noise that follows from the clips' own: runs can be repeated."""
+        noise = []
+        for one, own in zip(latents, clip, strict=True):
+            generator = torch.Generator().manual_seed(seed_of(own.flatten()[:8].tolist()))
+            noise.append(torch.randn(one.shape, generator=generator))
+        return self._sampling.noise_scaling(sigma, torch.stack(noise).to(latents), latents)
+
+    @staticmethod
+    def _silence(video: Tensor) -> Tensor:
+        """Empty latents of the sound to a video's: 5/3 frames of it to each of the video's."""
+        from comfy.ldm.minimax.model import FRAME_PER_TOKEN, FRAME_RESCALE
+
+        frames = sum(FRAME_PER_TOKEN[place % len(FRAME_PER_TOKEN)] for place in range(video.shape[2]))
+        return video.new_zeros(video.shape[0], 32, 2, math.ceil(frames * FRAME_RESCALE))
+
+    def _conds(
+        self, conditioning: dict[str, Any], x: Tensor, known: Tensor | None, mask: Tensor | None
+    ) -> dict[str, Any]:
+        """What the host makes of one sample's conditioning for its model, by name."""
+        empty = self._as_host(torch.zeros_like(x))
+        shapes = [empty.shape]
+        if self._has_sound:
+            empty, shapes = comfy.utils.pack_latents([empty, self._silence(empty)])
+        cond = {**conditioning, TOKENS: conditioning[TOKENS][None], "model_conds": {}}
+        try:
+            (encoded,) = comfy.samplers.encode_model_conds(
+                self._base.extra_conds,
+                [cond],
+                empty,
+                empty.device,
+                "positive",
+                latent_image=empty if known is None else known,
+                denoise_mask=mask,
+                seed=0,
+                latent_shapes=shapes,
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"{self._family.title} has to be told {error}, which the text encoder does not give: connect the one "
+                "that belongs to the model."
+            ) from None
+        conds = encoded["model_conds"].items()
+        return {name: cond.process_cond(batch_size=empty.shape[0], area=None) for name, cond in conds}
+
+    def sample(
+        self,
+        noise: Tensor,
+        positive: Conditioning,
+        negative: Conditioning,
+        *,
+        steps: int,
+        guidance: float,
+        attach: Attach,
+    ) -> Tensor:
+        """See `TrainableModel`: DDIM over the host's "simple" schedule, which for flow models is Euler's method."""
+        sigmas = comfy.samplers.calculate_sigmas(self._sampling, "simple", steps)
+        levels = [self._level(sigma.double()[None]) for sigma in sigmas[:-1]]
+        latents = noise.float()
+        for level, after in zip(levels, [*levels[1:], None], strict=True):
+            x = latents / self._sampling.calculate_input(
+                level.time.float().to(latents.device), torch.ones_like(latents)
+            )
+            halves = []
+            for role, conditioning in (("negative", negative), ("positive", positive)):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                with attach(role):
+                    halves.append(self._denoised(x, level.time.float().to(latents.device), [conditioning]).float())
+            unguided, guided = halves
+            clean = (unguided + guidance * (guided - unguided)) / self.sigma_data
+            if after is None:
+                break
+            rest = (latents - float(level.signal) * clean) / float(level.noise)
+            latents = float(after.signal) * clean + float(after.noise) * rest
+        return clean * self.sigma_data
+
+    def token_frames(self, latent_frames: int) -> int:
+        """See `TrainableModel`."""
+        if self._family.frames_in_batch:
+            return latent_frames
+        probe = torch.empty(1, 1, latent_frames, 2, 2, device="meta")
+        return math.ceil(latent_frames / self._family.grid(self.model, self._listed(probe), {}).patch_frames)
+
+    def _listed(self, latents: Tensor) -> Tensor | list[Tensor]:
+        return [latents] if self._has_sound else latents
+
+    def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
+        """See `TrainableModel`. Raises: ValueError where the model is run on a part of the clip."""
+        found = self._family.to_frames(hidden, self._grid)
+        if found is not None and found.shape[1] != frames:
+            raise ValueError(
+                f"The model is run on {found.shape[1]} frames of the clip's {frames}: train without context windows."
+            )
+        return found
+
+    def hidden(self, tokens: Tensor, like: Tensor) -> Tensor:
+        """See `TrainableModel`."""
+        return self._family.from_frames(tokens, like, self._grid)
+
+    def checkpointed_modules(self) -> Sequence[torch.nn.Module]:
+        """See `TrainableModel`. What changes its own input can not be run on it again."""
+        return [] if self._family.changes_in_place else [site.block for site in self.sites()]
+
+    @contextmanager
+    def gradient_context(self) -> Iterator[None]:
+        """The host's models are written for sampling: some change hidden states in place, some kernels know no
+        gradient unless the host is told that it trains.
+
+        Raises: ValueError where one knows none even then.
+        """
+        management = comfy.model_management
+        before = getattr(management, "in_training", False)
+        management.in_training = True
+        try:
+            # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
+            with kernels_with_gradients(), torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved):
+                yield
+        except RuntimeError as error:
+            if "autograd" not in str(error):
+                raise
+            raise ValueError(
+                f"{self._family.title} can not be trained in this version of ComfyUI: a kernel that it uses has no "
+                "gradient."
+            ) from error
+        finally:
+            management.in_training = before
+
+
+class TrainingSampler(comfy.samplers.Sampler):
+    """Stands where a sampler is called, and does some other work there."""
+
+    def __init__(self, trainable: TrainableHostModel, work: Callable[[], Result]) -> None:
+        self._trainable, self._work = trainable, work
+        self.result: Any = None
+
+    def sample(self, model_wrap: Any, _sigmas: Tensor, extra_args: dict, _callback: Any, noise: Tensor, *_: Any) -> Any:
+        """See the host's `Sampler`."""
+        options = {name: value for name, value in extra_args["model_options"].items() if name != "context_handler"}
+        self._family._inside = model_wrap, options
+        self.result = self._work()
+        return torch.zeros_like(noise)
+
+
+def own_copy(model: Any) -> Any:
+    """A MODEL with weights of its own, not made in inference mode; call it outside of that.
+
+    Raises: ValueError where whoever loaded it does not say how to load it again.
+    """
+    if getattr(model, "cached_patcher_init", None) is None:
+        raise ValueError(
+            "Train EchoReel works on a copy of the model, which the node that loaded it does not provide for: load it "
+            "with one of ComfyUI's own loaders."
+        )
+    copied = model.clone(force_deepcopy=True)
+    for beside in copied.additional_models.values():  # motion modules and the like
+        for patcher in beside:
+            patcher.model = copy.deepcopy(patcher.model)
+            patcher.model.requires_grad_(False)
+    return copied
+
+
+def _kept(saved: Tensor) -> Tensor:
+    """What autograd keeps of a tensor: a copy, as it may change in place; of weights, which do not, themselves."""
+    owner = saved if saved._base is None else saved._base
+    return saved if isinstance(owner, torch.nn.Parameter) else saved.clone()
+
+
+class NodeEncoders:
+    """The VAE, CLIP and CLIP vision model (or None) that are wired in; implements `training.host.Encoders`.
+
+    Args:
+        model: the MODEL, which decides what it is given of a clip.
+    """
+
+    def __init__(self, model: Any, vae: Any, clip: Any, vision: Any = None) -> None:
+        self._base, self._vae, self._clip, self._vision = model.model, vae, clip, vision
+        self._latent_format = model.get_model_object("latent_format")
+        modules = [vae.first_stage_model, clip.cond_stage_model, *([] if vision is None else [vision.model])]
+        layout = {name: value for name, value in self._base.model_config.unet_config.items() if name != "dtype"}
+        kind = hashlib.blake2b(repr(sorted(layout.items())).encode(), digest_size=6).hexdigest()
+        self.identity = "-".join([type(self._base).__name__, kind, *(content_id(m.state_dict()) for m in modules)])
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """See `Encoders`."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return self._latent_format.process_in(encode_frames(self._vae, frames))[0].float().cpu()
+
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """See `Encoders`."""
+        latents = self._latent_format.process_out(latents[None])
+        if self._vae.latent_dim == 2:
+            latents = latents[0].transpose(0, 1)
+        frames = self._vae.decode(latents)
+        return (frames[0] if frames.dim() == 5 else frames).float().cpu()
+
+    def encode_text(self, texts: Sequence[str]) -> list[Conditioning]:
+        """See `Encoders`."""
+        return [self._told(text) for text in texts]
+
+    def _told(self, text: str) -> Conditioning:
+        tokens, conditioning = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text))[0]
+        conditioning = {**{name: value for name, value in conditioning.items() if name != "hooks"}, TOKENS: tokens[0]}
+        return map_tensors(conditioning, lambda value: (value.float() if value.is_floating_point() else value).cpu())
+
+    def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
+        """See `Encoders`."""
+        return image_conditioning(self._base, Clip(frames, fps, self._vae, self._vision))

@@ -1,0 +1,275 @@
+"""Whole runs: what they leave in their folder, interruption, the command line, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from PIL import Image
+from training_toys import (
+    CLIP_SIDE,
+    ToyPairs,
+    toy_adapter,
+    toy_model,
+    write_actions,
+    write_config,
+    write_toy_checkpoint,
+    write_toy_tokenizer,
+)
+
+from echoreel_core.action.adapter import read_adapter
+from echoreel_core.files import read_tensors
+from echoreel_core.lvdm.checkpoint import load_released
+from echoreel_core.training.__main__ import INTERRUPTED, main
+from echoreel_core.training.config import OutputSettings, TrainingSettings
+from echoreel_core.training.metrics import MetricsLog, draw_curves, read_metrics
+from echoreel_core.training.run import TrainingRun
+from echoreel_core.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_toy_checkpoint(folder / "toy.safetensors")
+    write_toy_tokenizer(folder / "tokenizer")
+    write_actions(folder / "actions")
+    return folder
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    for name in ("toy.safetensors", "tokenizer", "actions"):
+        (tmp_path / name).symlink_to(model / name)
+    return tmp_path
+
+
+def toy_run(folder: Path, steps: int = 6, **output) -> TrainingRun:
+    host = toy_model()
+    settings = TrainingSettings(steps=steps, batch_size=2, learning_rate=1e-3)
+    trainer = Trainer(host, toy_adapter(host), ToyPairs(), settings)
+    output = OutputSettings(folder, log_every=2, **{"checkpoint_every": 4, "held_out_every": 3, **output})
+    return TrainingRun(trainer, output, {"frames": 4}, ToyPairs(1, seed=1))
+
+
+def test_a_run_leaves_checkpoints_metrics_curve_and_the_adapter(tmp_path):
+    final = toy_run(tmp_path)()
+    assert final == tmp_path / "echoreel-adapter.safetensors"
+    config, weights = read_adapter(final)
+    assert config.training == {"frames": 4, "steps": 6}
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-0000004", "step-0000006"]
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in records if "loss" in r] == [2, 4, 6]
+    assert [r["step"] for r in records if "held_out" in r] == [0, 3, 6]
+    assert list(records[0]["held_out_levels"]) == [f"0.{n}" for n in range(1, 10)]
+    with Image.open(tmp_path / "loss.png") as picture:
+        assert picture.size == (960, 540) and len(picture.getcolors(1 << 20)) > 4
+
+
+@pytest.mark.parametrize("how", ["stop", "raise"])
+def test_an_interrupted_run_keeps_its_last_step_and_carries_on_exactly(tmp_path, how):
+    class Interrupted(Exception):
+        pass
+
+    whole = toy_run(tmp_path / "whole")
+    whole()
+    first = toy_run(tmp_path / "cut")
+    if how == "stop":
+        assert first(stop=lambda: first.trainer.step == 3) is None
+    else:
+
+        def interrupt(result) -> None:
+            if result.step == 3:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            first(interrupt)
+    second = toy_run(tmp_path / "cut")
+    assert second.resume() == {}
+    assert second.trainer.step == 3
+    second()
+    for name in ("adapter", "state"):
+        ours, theirs = (
+            read_tensors(tmp_path / run / "checkpoints" / "step-0000006" / f"{name}.safetensors")
+            for run in ("cut", "whole")
+        )
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    records = [
+        [(r["step"], r["held_out"]) for r in read_metrics(tmp_path / run / "metrics.jsonl") if "held_out" in r]
+        for run in ("cut", "whole")
+    ]
+    assert [step for step, _ in records[1]] == [0, 3, 6]
+    assert records[0] == [record for record in records[1] if record[0] != 3]
+
+
+def test_metrics_from_beyond_the_checkpoint_are_dropped_and_torn_lines_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    log = MetricsLog(path, 1)
+    log.append({"step": 2, "loss": 0.5})
+    assert read_metrics(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}] == log.records
+    MetricsLog(path)
+    assert read_metrics(path) == []
+
+
+def test_curves_follow_the_values():
+    def blue(records) -> list[int]:
+        picture = draw_curves(records, (400, 300))
+        return [y for y in range(300) for x in (300,) if picture.getpixel((x, y)) == (31, 95, 168)]
+
+    falling = blue([{"step": step, "loss": 100.0 / step} for step in range(1, 101)])
+    rising = blue([{"step": step, "loss": 1.0 * step} for step in range(1, 101)])
+    assert falling and rising and min(falling) > 150 > max(rising)
+    assert draw_curves([]).size == (960, 540)
+
+
+def test_the_command_line_from_check_to_adapter(folder, capsys):
+    config = write_config(
+        folder,
+        data={"held_out_actions": ["Swing"]},
+        training={"weighting": "clean", "batch_size": 2},
+        output={"held_out_every": 2, "sample_every": 4, "samples": 1, "sample_steps": 2},
+    )
+    assert main(["check", str(config)]) == 0
+    assert "4 of 4 pairs can be used, 2 of them held out" in capsys.readouterr().out
+    assert main(["cache", str(config)]) == 0
+    assert "[7/7]" in capsys.readouterr().out
+    (folder / "actions").unlink()  # training reads neither videos …
+    assert main(["train", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "on 2 pairs, 2 held out, on 1 x cpu" in out and "step 4/4  loss" in out and "filling it" not in out
+    adapter, _ = read_adapter(folder / "run" / "echoreel-adapter.safetensors")
+    assert dict(adapter.training) == {
+        "frames": 4,
+        "fps": pytest.approx(8.333),
+        "width": CLIP_SIDE,
+        "height": CLIP_SIDE,
+        "pairs": 2,
+        "base_model": "toy.safetensors",
+        "weighting": "clean",
+        "steps": 4,
+    }
+    with av.open(str(folder / "run" / "samples" / "step-0000004-1.mp4")) as video:
+        frames = list(video.decode(video=0))
+        assert len(frames) == 4 and (frames[0].width, frames[0].height) == (3 * CLIP_SIDE + 2 * 8, CLIP_SIDE)
+    assert (folder / "run" / "config.toml").read_text() == config.read_text()
+
+
+def test_training_fills_the_cache_and_carries_on_with_more_steps(folder, capsys):
+    config = write_config(folder)
+    assert main(["train", str(config)]) == 0
+    assert "filling it first" in capsys.readouterr().out
+    write_config(folder, training={"steps": 6})
+    assert main(["train", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "Carrying on after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
+    assert "filling it" not in out and "step 5/6" in out
+    write_config(folder, adapter={"depth": 2})
+    assert main(["train", str(config)]) == 1
+    assert "trains an adapter of other sizes" in capsys.readouterr().err
+
+
+def test_training_needs_no_text_encoder_once_cached(folder, capsys):
+    config = write_config(folder)
+    assert main(["cache", str(config)]) == 0
+    (folder / "tokenizer").unlink()
+    assert main(["train", str(config)]) == 0
+    (folder / "cache" / "manifest.json").unlink()
+    assert main(["train", str(config)]) == 1
+    assert "vocab.json and merges.txt are needed" in capsys.readouterr().err
+
+
+def test_starts_from_an_adapter(folder, capsys):
+    assert main(["train", str(write_config(folder))]) == 0
+    made = folder / "run" / "echoreel-adapter.safetensors"
+    again = {"adapter": {"start": "run/echoreel-adapter.safetensors"}, "output": {"folder": "run2"}}
+    config = write_config(folder, **again, training={"learning_rate": 0.0})
+    assert main(["train", str(config)]) == 0
+    first, second = (read_adapter(path)[1] for path in (made, folder / "run2" / made.name))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    write_config(folder, **again, video={"width": 32})
+    assert main(["train", str(config)]) == 1
+    assert f"takes references of {CLIP_SIDE} x {CLIP_SIDE} pixels" in capsys.readouterr().err
+
+
+def test_errors_are_one_sentence(folder, capsys):
+    config = write_config(folder, training={"stepz": 1})
+    assert main(["train", str(config)]) == 1
+    assert capsys.readouterr().err == (
+        "Error: config.toml, [training]: there is no setting stepz; the nearest there is, is steps.\n"
+    )
+    config = write_config(folder)
+    (folder / "toy.safetensors").unlink()
+    assert main(["train", str(config)]) == 1
+    assert capsys.readouterr().err == f"Error: There is no checkpoint {folder / 'toy.safetensors'}.\n"
+
+
+def start(arguments: list[str], **options) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_ctrl_c_saves(folder):
+    config = write_config(folder, training={"steps": 100_000})
+    process = start(["echoreel_core.training", "train", str(config)])
+    for line in process.stdout:
+        if line.startswith("step 3/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait(60) == INTERRUPTED
+    stopped = int(rest.partition("Stopped after step ")[2].split(",")[0])
+    assert f"Stopped after step {stopped}, saved. The same command carries on." in rest and "Traceback" not in rest
+    assert (folder / "run" / "checkpoints" / f"step-{stopped:07d}" / "state.safetensors").exists()
+    assert json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
+
+
+@pytest.mark.heavy
+def test_two_processes_train_what_one_does_with_twice_the_batch(folder):
+    data, output = {"held_out": 0.3}, {"held_out_every": 2}
+    config = write_config(folder, data=data, training={"text_dropout": 0.0}, output=output)
+    # what `accelerate launch` runs for several GPUs; on the CPU it would want MPI
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "echoreel_core.training"]
+    process = start([*launch, "train", str(config)])
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    assert "on 2 x cpu" in out and out.count("Done:") == 1
+    two = folder / "run" / "checkpoints" / "step-0000004" / "state.safetensors"
+    training, output = {"text_dropout": 0.0, "batch_size": 2}, {**output, "folder": "one"}
+    write_config(folder, data=data, training=training, output=output)
+    assert main(["train", str(config)]) == 0
+    one = folder / "one" / "checkpoints" / "step-0000004" / "state.safetensors"
+    losses = [
+        [record.get("loss", record.get("held_out")) for record in read_metrics(folder / run / "metrics.jsonl")]
+        for run in ("run", "one")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    two, one = read_tensors(two), read_tensors(one)
+    moments = [key for key in one if key.endswith("exp_avg") and one[key].abs().max() > 1e-5]
+    assert len(moments) > 20
+    for key in moments:
+        assert torch.nn.functional.cosine_similarity(two[key].flatten(), one[key].flatten(), dim=0) > 0.999, key
+
+
+def test_imports_without_the_extras():
+    modules = [path.stem for path in (ROOT / "echoreel_core" / "training").glob("[a-z]*.py")]
+    assert "trainer" in modules and "sample_videos" in modules
+    code = f"""import importlib, sys
+for name in {modules}: importlib.import_module("echoreel_core.training." + name)
+assert not {{"accelerate", "tokenizers", "tomli", "PIL", "transformers"}} & set(sys.modules)"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_toy_checkpoint_is_one(model):
+    assert load_released(model / "toy.safetensors").adapter_config is None
