@@ -3,7 +3,7 @@
     COMFYUI_PATH=... python benchmarks/host_overhead.py [--frames T] [--threads N] [--cpu-time]
 
 The blocks are ComfyUI's own with random weights, the layer is hooked in as while sampling, the action has as many
-frames as the clip: 81 frames at 832 x 480. A CPU can not run all of a clip's latent frames, so the time is measured on
+frames as the clip: 81 frames at 832 x 480. A CPU cannot run all of a clip's latent frames, so the time is measured on
 the first few (--frames). That is a bound from above: self-attention grows with the square of the frames, the added
 layer does not. The last columns are arithmetic at all frames: multiplications of the added layer beside those of the
 block, and the folded matrices of both halves of the guidance beside the model's weights.

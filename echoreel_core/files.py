@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .errors import EchoReelError
+
 METADATA_KEY = "echoreel"
 _TYPE_NAMES = {
     torch.float64: "F64",
@@ -45,7 +47,7 @@ def write_safetensors(
     Args:
         dtype: of the floating-point tensors in the file, or None for each its own.
 
-    Raises: ValueError, naming the file and the reason, where it can not be written.
+    Raises: EchoReelError, naming the file and the reason, where it cannot be written.
     """
     path = Path(path)
 
@@ -76,8 +78,8 @@ def write_safetensors(
                 file.write(tensor.flatten().view(torch.uint8).numpy().data)
         os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(
-            f"{path} can not be written ({error.strerror or error}): it takes {end / 1e6:,.0f} MB in a folder that you "
+        raise EchoReelError(
+            f"{path} cannot be written ({error.strerror or error}): it takes {end / 1e6:,.0f} MB in a folder that you "
             "may write to."
         ) from None
     finally:
@@ -92,26 +94,26 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
         kind: what the file has to be, e.g. "adapter".
         version: the newest format version that can be read.
 
-    Raises: ValueError, naming the file and the reason, where it is no complete safetensors file, of another kind, or of
-        a newer version, or the description is damaged.
+    Raises: EchoReelError, naming the file and the reason, where it is no complete safetensors file, of another kind,
+        or of a newer version, or the description is damaged.
     """
     name = Path(path).name
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError) as error:
-        raise ValueError(_unreadable(name, error)) from None
+        raise EchoReelError(_unreadable(name, error)) from None
     if text is None:
-        raise ValueError(f"{name} is not an EchoReel {kind}: it carries no EchoReel description.")
+        raise EchoReelError(f"{name} is not an EchoReel {kind}: it carries no EchoReel description.")
     try:
         description = json.loads(text)
         found_kind, found_version = description["format"], int(description["version"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{name} can not be used: its EchoReel description is damaged ({reason(error)}).") from None
+        raise EchoReelError(f"{name} cannot be used: its EchoReel description is damaged ({reason(error)}).") from None
     if found_kind != kind:
-        raise ValueError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
+        raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
     if found_version > version:
-        raise ValueError(
+        raise EchoReelError(
             f"{name} is of format version {found_version}, this pack reads up to {version}: update the pack."
         )
     return description
@@ -120,13 +122,13 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped on the CPU.
 
-    Raises: ValueError where the file is no complete safetensors file.
+    Raises: EchoReelError where the file is no complete safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise ValueError(_unreadable(Path(path).name, error)) from None
+        raise EchoReelError(_unreadable(Path(path).name, error)) from None
 
 
 def reason(error: Exception) -> str:
@@ -135,4 +137,4 @@ def reason(error: Exception) -> str:
 
 
 def _unreadable(name: str, error: Exception) -> str:
-    return f"{name} can not be read as safetensors ({reason(error)}): download or save it again."
+    return f"{name} cannot be read as safetensors ({reason(error)}): download or save it again."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..echoreel_core.action.action import Action, Reference
 from ..echoreel_core.action.prism import ActionPrism, check_finite
+from ..echoreel_core.errors import EchoReelError
 from .families import family_named
 from .models.adapter import LoadedAdapter
 from .wires import ActionWire, EchoReelWire
@@ -70,7 +71,7 @@ class ActionPrismEncode(io.ComfyNode):
         info: str | None = None,
     ) -> io.NodeOutput:
         if echoreel is None:
-            raise ValueError(NO_ECHOREEL)
+            raise EchoReelError(NO_ECHOREEL)
         latents = reference_latents(echoreel, vae, frames)
         caption_tokens = clip.encode_from_tokens(clip.tokenize(caption))
         source = {"caption": caption, "frames": frames.shape[0], **({"info": info} if info else {})}
@@ -85,7 +86,7 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
         frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size where they are of another.
 
     Returns: [1, C, T', H', W'], scaled as the host's model takes latents; T' < T where the VAE compresses time.
-    Raises: ValueError where the frames hold NaN or infinity, or the VAE is another model's.
+    Raises: EchoReelError where the frames hold NaN or infinity, or the VAE is another model's.
     """
     check_finite(frames)
     prism = echoreel.config.prism
@@ -134,10 +135,13 @@ def _run_prism(echoreel: LoadedAdapter, latents: Tensor, caption_tokens: Tensor,
 
 
 def _prism_text(prompt: list, caption_tokens: Tensor) -> Tensor:
-    """[B, L, text_width]: the prompt's tokens followed by the caption's. Raises: ValueError where they do not match."""
+    """[B, L, text_width]: the prompt's tokens followed by the caption's.
+
+    Raises: EchoReelError where they do not match.
+    """
     tokens = prompt[0][0]
     if tokens.shape[-1] != caption_tokens.shape[-1]:
-        raise ValueError(
+        raise EchoReelError(
             f"The prompt's text is {tokens.shape[-1]} wide, the caption's {caption_tokens.shape[-1]}: "
             "connect the CLIP that the prompts were encoded with."
         )

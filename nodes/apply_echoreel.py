@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..echoreel_core.action.action import Action
+from ..echoreel_core.errors import EchoReelError
 from .action_prism_encode import NO_ECHOREEL
 from .families import find_family
 from .models.adapter import LoadedAdapter
@@ -201,9 +202,9 @@ class ApplyEchoReel(io.ComfyNode):
         mask: Tensor | None = None,
     ) -> io.NodeOutput:
         if echoreel is None:
-            raise ValueError(NO_ECHOREEL)
+            raise EchoReelError(NO_ECHOREEL)
         if end_second and end_second <= start_second:
-            raise ValueError(
+            raise EchoReelError(
                 f"The action is to end at {end_second:g} seconds but begins at {start_second:g}: let it end later, "
                 "or at 0 for the end of the clip."
             )
@@ -231,25 +232,25 @@ def apply_action(
 ):
     """A clone of `model` with the action in its attention; `model` itself is not touched.
 
-    Raises: ValueError in one sentence where model, adapter and action do not belong together.
+    Raises: EchoReelError in one sentence where model, adapter and action do not belong together.
     """
     config = echoreel.config
     diffusion_model = uncompiled(model.get_model_object("diffusion_model"))
     family = find_family(diffusion_model)
     if config.host != family.name:
-        raise ValueError(
+        raise EchoReelError(
             f"The EchoReel adapter was trained for {config.host!r} models, the model that is connected is "
             f"{family.title} ({family.name!r}): use an adapter that was trained for it."
         )
     check_fit(family, diffusion_model, {site.name: site.dim for site in config.sites})
     channels = family.video_channels or model.get_model_object("latent_format").latent_channels
     if channels != config.prism.latent_channels:
-        raise ValueError(
+        raise EchoReelError(
             f"The EchoReel adapter was trained on latents of {config.prism.latent_channels} channels, this "
             f"{family.title} model has {channels}: use the adapter made for it."
         )
     if action.adapter_id != echoreel.id:
-        raise ValueError(
+        raise EchoReelError(
             f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
             f"({echoreel.id}): encode the reference with the one you apply."
         )

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.combine import combine
+from ..echoreel_core.errors import EchoReelError
 from .wires import ActionWire
 
 MOST_ACTIONS = 16
@@ -15,16 +16,16 @@ SEQUENCE = "one after another"
 def parse_weights(text: str, count: int) -> list[float]:
     """One weight per action from "1, 0.5, …"; all 1 where the text is empty.
 
-    Raises: ValueError where it is no list of numbers, or of another length.
+    Raises: EchoReelError where it is no list of numbers, or of another length.
     """
     if not text.strip():
         return [1.0] * count
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"The weights are {text!r}: write numbers with commas between, like 1, 0.5") from None
+        raise EchoReelError(f"The weights are {text!r}: write numbers with commas between, like 1, 0.5") from None
     if len(weights) != count:
-        raise ValueError(f"There are {count} actions but {len(weights)} weights ({text}): write one for each.")
+        raise EchoReelError(f"There are {count} actions but {len(weights)} weights ({text}): write one for each.")
     return weights
 
 

@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.video.frames import fit
 from .pictures.drawing import GROUND, TEXT, letters, to_frame
 
@@ -84,7 +85,7 @@ class Compare(io.ComfyNode):
     def execute(cls, clips: dict, labels: str, layout: str, height: int, moments: int = 6) -> io.NodeOutput:
         found = {int(name.rsplit("_", 1)[1]): frames_of(clip) for name, clip in clips.items() if clip is not None}
         if not found:
-            raise ValueError("There is nothing to compare: connect two clips or more.")
+            raise EchoReelError("There is nothing to compare: connect two clips or more.")
         names = labels.splitlines()
         titles = [names[index].strip() if index < len(names) else "" for index in found]
         longest = max(map(len, found.values()))
@@ -96,10 +97,10 @@ class Compare(io.ComfyNode):
 
 
 def frames_of(clip) -> Tensor:
-    """[T, H, W, C] of an IMAGE or a VIDEO. Raises: ValueError where it has none."""
+    """[T, H, W, C] of an IMAGE or a VIDEO. Raises: EchoReelError where it has none."""
     frames = clip if isinstance(clip, Tensor) else clip.get_components().images
     if not len(frames):
-        raise ValueError("A clip to compare holds no frames: connect another one.")
+        raise EchoReelError("A clip to compare holds no frames: connect another one.")
     return frames
 
 
@@ -138,7 +139,7 @@ def _empty(count: int, height: int, width: int) -> Tensor:
     try:
         return (torch.tensor(GROUND) / 255).expand(count, height, width, 3).clone()
     except RuntimeError:
-        raise ValueError(
+        raise EchoReelError(
             f"{count} frames of {width} x {height} take {count * width * height * 12 / 2**30:.1f} GB, more memory than "
             "there is: draw the clips less tall, or compare fewer."
         ) from None

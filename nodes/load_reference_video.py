@@ -10,16 +10,10 @@ import comfy.utils
 import folder_paths
 from comfy_api.latest import Input, InputImpl, io
 
+from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.pixel_actions.model.files import example_clips
 from ..echoreel_core.video.animated_webp import AnimatedWebP, is_animated_webp
-from ..echoreel_core.video.frames import (
-    FrameSelection,
-    VideoError,
-    VideoFrames,
-    read_video,
-    select_images,
-    sidecar_caption,
-)
+from ..echoreel_core.video.frames import FrameSelection, VideoFrames, read_video, select_images, sidecar_caption
 
 SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
 CROPS = ["stretch", "center", "pad"]
@@ -160,7 +154,7 @@ class LoadReferenceVideo(io.ComfyNode):
             return True
         try:
             input_path(file)
-        except VideoError as error:
+        except EchoReelError as error:
             return str(error)
         return True
 
@@ -168,7 +162,7 @@ class LoadReferenceVideo(io.ComfyNode):
     def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> list[tuple[int, int]]:
         try:
             path = input_path(file)
-        except VideoError:
+        except EchoReelError:
             return []
         stats = [os.stat(p) for p in (path, os.path.splitext(path)[0] + ".txt") if os.path.exists(p)]
         return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
@@ -204,14 +198,14 @@ class LoadReferenceVideo(io.ComfyNode):
 def chosen_selection(
     start: float, duration: float, frame_count: int, sampling: str, every_nth: int, target_fps: float
 ) -> FrameSelection:
-    """What the node's widgets ask for. Raises: VideoError."""
+    """What the node's widgets ask for. Raises: EchoReelError."""
     if sampling not in SAMPLING:
-        raise VideoError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
+        raise EchoReelError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
     return FrameSelection(frame_count, SAMPLING[sampling], every_nth, target_fps, start, duration)
 
 
 def read_clip(path: str, selection: FrameSelection, **shape: Any) -> VideoFrames:
-    """`read_video`, also of an animated WebP. Raises: VideoError."""
+    """`read_video`, also of an animated WebP. Raises: EchoReelError."""
     if not is_animated_webp(path):
         return read_video(path, selection, **shape)
     with AnimatedWebP(path) as webp:
@@ -240,11 +234,11 @@ def _videos() -> list[str]:
 def input_path(file: str | None) -> str:
     """The path of a file named as in the host's upload widgets ("clip.mp4", "clip.mp4 [output]")."""
     if not file:
-        raise VideoError("No video is chosen: choose or upload one, or connect a video.")
+        raise EchoReelError("No video is chosen: choose or upload one, or connect a video.")
     if file.endswith(EXAMPLE):
         path = example_clips().get(file.removesuffix(EXAMPLE))
         if path is None:
-            raise VideoError(
+            raise EchoReelError(
                 f"There is no example {file.removesuffix(EXAMPLE)!r}: use one of {', '.join(example_clips())}."
             )
         return str(path)
@@ -253,11 +247,13 @@ def input_path(file: str | None) -> str:
     try:
         path = os.path.realpath(os.path.join(folder, name))
     except ValueError:  # a zero byte
-        raise VideoError(f"{file!r} is no file name: choose another video.") from None
+        raise EchoReelError(f"{file!r} is no file name: choose another video.") from None
     if not path.startswith(os.path.join(folder, "")):
-        raise VideoError(f"{file!r} lies outside ComfyUI's {os.path.basename(folder)} folder: move the video into it.")
+        raise EchoReelError(
+            f"{file!r} lies outside ComfyUI's {os.path.basename(folder)} folder: move the video into it."
+        )
     if not os.path.isfile(path):
-        raise VideoError(f"There is no video {file!r} in the {os.path.basename(folder)} folder: choose another one.")
+        raise EchoReelError(f"There is no video {file!r} in the {os.path.basename(folder)} folder: choose another one.")
     return path
 
 

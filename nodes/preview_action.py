@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.motion import action_motion
+from ..echoreel_core.errors import EchoReelError
 from .action_prism_encode import NO_ECHOREEL
 from .models.adapter import LoadedAdapter
 from .pictures.action_preview import draw_motion
@@ -51,19 +52,19 @@ class PreviewAction(io.ComfyNode):
         cls, action: Action, echoreel: LoadedAdapter | None, frames: Tensor, reference: int = 1
     ) -> io.NodeOutput:
         if echoreel is None:
-            raise ValueError(NO_ECHOREEL)
+            raise EchoReelError(NO_ECHOREEL)
         if action.adapter_id != echoreel.id:
-            raise ValueError(
+            raise EchoReelError(
                 f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
                 f"({echoreel.id}): connect the one it was encoded with."
             )
         references = action.references
         if reference > len(references):
-            raise ValueError(f"The action holds {len(references)} references, there is no number {reference}.")
+            raise EchoReelError(f"The action holds {len(references)} references, there is no number {reference}.")
         shown = references[reference - 1]
         count = shown.source.get("frames", len(frames))
         if count != len(frames):
-            raise ValueError(
+            raise EchoReelError(
                 f"The action was taken from {count} frames, {len(frames)} are connected: connect the ones that went "
                 "into Action Prism Encode."
             )

@@ -14,9 +14,10 @@ from comfy_api.latest import InputImpl, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 from server import PromptServer
 
+from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.library.build import build_library, walk_clips
 from ..echoreel_core.library.search import Hit, ReferenceLibrary
-from ..echoreel_core.library.tables import TABLE_SUFFIXES, LibraryError
+from ..echoreel_core.library.tables import TABLE_SUFFIXES
 from ..echoreel_core.pixel_actions.model.files import CLIPS as EXAMPLE_CLIPS
 from .pictures.search_results import draw_hits
 from .wires import LibraryWire
@@ -87,7 +88,7 @@ class BuildReferenceLibrary(io.ComfyNode):
             for place in (source, clips):
                 if place is not None and place != BESIDE:
                     _source_path(place)
-        except LibraryError as error:
+        except EchoReelError as error:
             return str(error)
         return True
 
@@ -99,7 +100,7 @@ class BuildReferenceLibrary(io.ComfyNode):
             stat = path.stat()
             folder = path.parent if clips in (BESIDE, None) else Path(_source_path(clips))
             made = os.path.exists(_library_to_build(name or "", path))
-        except (LibraryError, OSError):
+        except (EchoReelError, OSError):
             return []
         if path.is_dir():
             return [made, hash(tuple(walk_clips(path)))]
@@ -188,7 +189,7 @@ class FindReferenceVideo(io.ComfyNode):
             return True
         try:
             _library_path(library)
-        except LibraryError as error:
+        except EchoReelError as error:
             return str(error)
         return True
 
@@ -196,7 +197,7 @@ class FindReferenceVideo(io.ComfyNode):
     def fingerprint_inputs(cls, library: str | None = None, **_: Any) -> list[int]:
         try:
             stat = os.stat(_library_path(library))
-        except (LibraryError, OSError):
+        except (EchoReelError, OSError):
             return []
         return [stat.st_mtime_ns, stat.st_size]
 
@@ -208,10 +209,10 @@ class FindReferenceVideo(io.ComfyNode):
             hits = opened.search(query, top_k)
             root = opened.root
         if not hits:
-            raise LibraryError(f"No caption in {name} speaks of {query!r}: try other words.")
+            raise EchoReelError(f"No caption in {name} speaks of {query!r}: try other words.")
         here = [hit for hit in hits if hit.path]
         if here and not _is_allowed(root):
-            raise LibraryError(
+            raise EchoReelError(
                 f"The clips of {name} lie in {root}, outside the folders ComfyUI may read: add that folder as "
                 f"{LIBRARY_FOLDER} in extra_model_paths.yaml."
             )
@@ -287,7 +288,7 @@ def _source_path(source: str | None) -> str:
     label, _, name = (source or "").replace("\\", "/").partition("/")
     roots = [os.path.realpath(path) for known, path in _roots() if known == label]
     if not roots:
-        raise LibraryError(
+        raise EchoReelError(
             f"{source!r} is no place for clips: choose a folder or table in ComfyUI's input folder or in "
             f"models/{LIBRARY_FOLDER}."
         )
@@ -295,15 +296,15 @@ def _source_path(source: str | None) -> str:
         path = os.path.realpath(os.path.join(root, name))
         if os.path.exists(path) and _lies_in(path, root):
             return path
-    raise LibraryError(f"There is no {source!r}: choose another folder or table.")
+    raise EchoReelError(f"There is no {source!r}: choose another folder or table.")
 
 
 def _library_path(library: str | None) -> str:
     if not library:
-        raise LibraryError("No library is chosen: run Build Reference Library first, or connect it.")
+        raise EchoReelError("No library is chosen: run Build Reference Library first, or connect it.")
     path = folder_paths.get_full_path(LIBRARY_FOLDER, library) if library.endswith(SUFFIX) else None
     if path is None:
-        raise LibraryError(f"There is no library {library!r} in models/{LIBRARY_FOLDER}: build it, or choose another.")
+        raise EchoReelError(f"There is no library {library!r} in models/{LIBRARY_FOLDER}: build it, or choose another.")
     return path
 
 
@@ -311,7 +312,7 @@ def _library_to_build(name: str, source: str | os.PathLike) -> str:
     """Where the library of this name, or else of its source's, is or is to be made."""
     name = name.strip() or os.path.splitext(os.path.basename(source))[0]
     if name.startswith(".") or len(name) > 100 or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
-        raise LibraryError(f"A library can not be called {name[:120]!r}: use letters, digits, spaces, - and _.")
+        raise EchoReelError(f"A library cannot be called {name[:120]!r}: use letters, digits, spaces, - and _.")
     file = name.removesuffix(SUFFIX) + SUFFIX
     known = folder_paths.get_full_path(LIBRARY_FOLDER, file)
     return known or os.path.join(folder_paths.get_folder_paths(LIBRARY_FOLDER)[0], file)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.file import load_action, save_action
+from ..echoreel_core.errors import EchoReelError
 from .wires import ActionWire
 
 ACTION_FOLDER = "echoreel_actions"
@@ -55,7 +56,7 @@ class SaveAction(io.ComfyNode):
     def execute(cls, action: Action, filename_prefix: str) -> io.NodeOutput:
         root = os.path.join(folder_paths.get_output_directory(), ACTION_FOLDER)
         if not Path(root, filename_prefix).resolve().is_relative_to(Path(root).resolve()):
-            raise ValueError(
+            raise EchoReelError(
                 f"{filename_prefix!r} leads out of output/{ACTION_FOLDER}: give a name, or folder/name in it."
             )
         os.makedirs(root, exist_ok=True)

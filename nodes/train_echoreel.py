@@ -16,6 +16,7 @@ import torch
 from comfy_api.latest import io
 
 from ..echoreel_core.action.adapter import EchoReelAdapter
+from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.files import write_safetensors
 from .action_prism_encode import NO_ECHOREEL
 from .load_echoreel import ADAPTER_FOLDER
@@ -42,9 +43,9 @@ def _data_sets() -> list[str]:
 
 
 def _run_folder(name: str) -> Path:
-    """Where a run keeps its files. Raises: ValueError where the name is no plain folder name."""
+    """Where a run keeps its files. Raises: EchoReelError where the name is no plain folder name."""
     if not name.strip() or name != os.path.basename(name) or name.startswith("."):
-        raise ValueError(f"The name {name!r} can not be a folder's name: use letters, digits, - and _.")
+        raise EchoReelError(f"The name {name!r} cannot be a folder's name: use letters, digits, - and _.")
     return Path(folder_paths.get_output_directory(), RUNS, name)
 
 
@@ -267,8 +268,8 @@ class TrainEchoReel(io.ComfyNode):
 
         folder = _run_folder(name)
         if (found := cls.validate_inputs(data)) is not True:  # also where it is called without a graph
-            raise ValueError(found)
-        TrainableHostModel(model)  # refuses what can not be trained before any clip is encoded
+            raise EchoReelError(found)
+        TrainableHostModel(model)  # refuses what cannot be trained before any clip is encoded
         side = _reference_size(vae, echoreel)
         video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
         reference = replace(video, width=side[1], height=side[0])
@@ -316,7 +317,10 @@ def _reference_size(vae, echoreel: LoadedAdapter | None) -> tuple[int, int]:
 def _cache(
     data: DataSettings, encoders: NodeEncoders, video: VideoSettings, reference: VideoSettings
 ) -> tuple[CachedPairs, CachedPairs]:
-    """The data's pairs, encoded: those to train on and those to measure on. Raises: ValueError where there are none."""
+    """The data's pairs, encoded: those to train on and those to measure on.
+
+    Raises: EchoReelError where there are none.
+    """
     from ..echoreel_core.training.data.cache import CachedPairs, build_cache
     from ..echoreel_core.training.data.pairs import read_pairs
 
@@ -332,7 +336,7 @@ def _cache(
     with torch.inference_mode(False):
         cached, measured = CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
     if not len(cached):
-        raise ValueError(f"With held_out at {data.held_out:g} no pair is left to train on: lower it, or add clips.")
+        raise EchoReelError(f"With held_out at {data.held_out:g} no pair is left to train on: lower it, or add clips.")
     return cached, measured
 
 
@@ -341,7 +345,7 @@ def _adapter(
 ) -> EchoReelAdapter:
     """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model.
 
-    Raises: ValueError where text comes in another width than it has to.
+    Raises: EchoReelError where text comes in another width than it has to.
     """
     from ..echoreel_core.training.data.conditioning import TOKENS
     from ..echoreel_core.training.default_sizes import default_adapter_config
@@ -351,7 +355,7 @@ def _adapter(
     if echoreel is not None:
         config = echoreel.config
         if text_width != config.prism.text_width:
-            raise ValueError(
+            raise EchoReelError(
                 f"The EchoReel adapter reads text that is {config.prism.text_width} wide, the text encoder's is "
                 f"{text_width}: connect the one that it was trained with."
             )
@@ -367,7 +371,7 @@ def _adapter(
             **({"heads": trainable.model.config.heads} if trainable.family == "lvdm" else {}),
         )
     if prompt_width != text_width:
-        raise ValueError(
+        raise EchoReelError(
             f"The model is told of images in tokens that are {prompt_width} wide, the text encoder's are {text_width}: "
             "connect a text encoder whose are as wide."
         )
@@ -473,7 +477,7 @@ class SaveAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, echoreel: LoadedAdapter | None, filename_prefix: str, precision: str) -> io.NodeOutput:
         if echoreel is None:
-            raise ValueError(NO_ECHOREEL)
+            raise EchoReelError(NO_ECHOREEL)
         root = folder_paths.get_folder_paths(ADAPTER_FOLDER)[-1]
         os.makedirs(root, exist_ok=True)
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import EchoReelError
 from ..files import read_description, read_tensors, reason, write_safetensors
 from ..modules.attention import AttentionFunction, scaled_dot_product
 from .attention import ActionAttention, Position
@@ -56,7 +57,7 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> AdapterConfig:
-        """The config described by `to_json`. Raises: ValueError where an entry is missing or of another kind."""
+        """The config described by `to_json`. Raises: EchoReelError where an entry is missing or of another kind."""
         try:
             prism = dict(description["prism"])
             return cls(
@@ -68,7 +69,7 @@ class AdapterConfig:
                 training=description.get("training", {}),
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"its description is incomplete or damaged ({error})") from None
+            raise EchoReelError(f"its description is incomplete or damaged ({error})") from None
 
 
 class EchoReelAdapter(nn.Module):
@@ -99,8 +100,8 @@ class EchoReelAdapter(nn.Module):
 def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Config and weights (memory-mapped, as stored) of an adapter file.
 
-    Raises: ValueError, naming the file and the reason, where it is no adapter, damaged, or its weights do not fit its
-        own description.
+    Raises: EchoReelError, naming the file and the reason, where it is no adapter, damaged, or its weights do not fit
+        its own description.
     """
     name = Path(path).name
     description = read_description(path, "adapter", FORMAT_VERSION)
@@ -109,21 +110,21 @@ def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tens
         with torch.device("meta"):
             expected = {key: tensor.shape for key, tensor in EchoReelAdapter(config).state_dict().items()}
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # sizes that no module can have
-        raise ValueError(f"{name} can not be used: its description is damaged ({reason(error)}).") from None
+        raise EchoReelError(f"{name} cannot be used: its description is damaged ({reason(error)}).") from None
     weights = read_tensors(path)
     check_weights(name, weights, expected)
     return config, weights
 
 
 def check_weights(name: str, weights: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> None:
-    """Raises ValueError naming the first tensor that is missing, too many, or of another shape than expected."""
+    """Raises EchoReelError naming the first tensor that is missing, too many, or of another shape than expected."""
     for key in [*expected, *weights]:
         if key not in weights:
-            raise ValueError(f"{name} is incomplete: the tensor {key} is missing.")
+            raise EchoReelError(f"{name} is incomplete: the tensor {key} is missing.")
         if key not in expected:
-            raise ValueError(f"{name} holds a tensor that does not belong to it: {key}.")
+            raise EchoReelError(f"{name} holds a tensor that does not belong to it: {key}.")
         if tuple(weights[key].shape) != tuple(expected[key]):
-            raise ValueError(
+            raise EchoReelError(
                 f"{name}: the tensor {key} is {list(weights[key].shape)}, "
                 f"but by its description it is {list(expected[key])}."
             )

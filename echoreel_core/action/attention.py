@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import EchoReelError
 from ..modules.attention import at_distance, frame_distance
 
 Position = Literal["relative_vectors", "relative_bias"]
@@ -121,7 +122,7 @@ class ActionAttention(nn.Module):
         elif position == "relative_bias":
             self.position_bias = nn.Parameter(torch.zeros(entries, heads))
         else:
-            raise ValueError(f"unknown position {position!r}: use 'relative_vectors' or 'relative_bias'")
+            raise EchoReelError(f"unknown position {position!r}: use 'relative_vectors' or 'relative_bias'")
         if self.to_out.weight is not None:  # a host may make its weights only when they are loaded
             nn.init.zeros_(self.to_out.weight)
             nn.init.zeros_(self.to_out.bias)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
+from ..errors import EchoReelError
 from .action import Action, Segment
 
 Combination = Literal["attend to all", "blend", "one after another"]
@@ -25,27 +26,29 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
         crossfade: how long one action takes to go over into the next, as a fraction of the whole (0 … 1), half of it
             before the border between them; no longer than the shorter of the two.
 
-    Raises: ValueError where there are none, weights are negative or all zero, the actions are of different adapters or
-        batch sizes, or blends or sequences are to be attended to as one.
+    Raises: EchoReelError where there are none, weights are negative or all zero, the actions are of different adapters
+        or batch sizes, or blends or sequences are to be attended to as one.
     """
     if len(actions) != len(weights):
-        raise ValueError(f"There are {len(actions)} actions but {len(weights)} weights: give each action one weight.")
+        raise EchoReelError(
+            f"There are {len(actions)} actions but {len(weights)} weights: give each action one weight."
+        )
     for weight in weights:
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"An action's weight is {weight}: it has to be 0 or more.")
+            raise EchoReelError(f"An action's weight is {weight}: it has to be 0 or more.")
     kept = [(action, weight) for action, weight in zip(actions, weights, strict=True) if weight > 0]
     if not kept:
-        raise ValueError("There is no action to combine with a weight above 0: connect one, or raise a weight.")
+        raise EchoReelError("There is no action to combine with a weight above 0: connect one, or raise a weight.")
     first = kept[0][0]
     for action, _ in kept:
         if action.adapter_id != first.adapter_id:
-            raise ValueError(
+            raise EchoReelError(
                 f"The actions were made by different EchoReel adapters ({first.adapter_id} and {action.adapter_id}): "
                 "encode all references with the same one."
             )
         sizes = {reference.positive.shape[0] for reference in (*first.references, *action.references)}
         if len(sizes) > 1:
-            raise ValueError(f"The actions are batches of different sizes ({sorted(sizes)}): make them equal.")
+            raise EchoReelError(f"The actions are batches of different sizes ({sorted(sizes)}): make them equal.")
     if how == "blend":
         total = sum(weight for _, weight in kept)
         return replace(
@@ -57,8 +60,8 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
     if how == "one after another":
         return _sequence([action for action, _ in kept], [weight for _, weight in kept], crossfade)
     if any(len(action.groups) > 1 for action, _ in kept):
-        raise ValueError(
-            "A blend or a sequence can not be attended to together with other actions: use 'attend to all' first, "
+        raise EchoReelError(
+            "A blend or a sequence cannot be attended to together with other actions: use 'attend to all' first, "
             "blend after."
         )
     references = tuple(
@@ -71,7 +74,7 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
 
 def _sequence(actions: Sequence[Action], weights: Sequence[float], crossfade: float) -> Action:
     if not 0 <= crossfade <= 1:
-        raise ValueError(f"The cross-fade is {crossfade}: it is a fraction of the clip, from 0 to 1.")
+        raise EchoReelError(f"The cross-fade is {crossfade}: it is a fraction of the clip, from 0 to 1.")
     if len(actions) == 1:
         return actions[0]
     lengths = [weight / sum(weights) for weight in weights]

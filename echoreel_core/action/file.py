@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..errors import EchoReelError
 from ..files import read_description, read_tensors, write_safetensors
 from .action import Action, Reference, Segment
 
@@ -43,7 +44,7 @@ def save_action(action: Action, path: str | os.PathLike) -> None:
 def load_action(path: str | os.PathLike) -> Action:
     """Reads what `save_action` wrote.
 
-    Raises: ValueError, naming the file and the reason, where it is no action file, damaged, or of a newer format.
+    Raises: EchoReelError, naming the file and the reason, where it is no action file, damaged, or of a newer format.
     """
     name = Path(path).name
     description = read_description(path, "action", FORMAT_VERSION)
@@ -61,7 +62,7 @@ def load_action(path: str | os.PathLike) -> Action:
         segments = tuple(tuple(_segment(entry) for entry in own) for own in description.get("parts", ()))
         action = Action(tuple(groups), mix_weights, str(description["adapter_id"]), str(description["host"]), segments)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} is damaged: {error} is missing or of another kind.") from None
+        raise EchoReelError(f"{name} is damaged: {error} is missing or of another kind.") from None
     _check(action, name)
     return action
 
@@ -72,24 +73,28 @@ def _segment(entry: Mapping[str, Any]) -> Segment:
 
 
 def _check(action: Action, name: str) -> None:
-    """Raises ValueError, naming the file, where the parts of an action do not belong together."""
+    """Raises EchoReelError, naming the file, where the parts of an action do not belong together."""
     if not action.groups or not all(action.groups) or len(action.mix_weights) != len(action.groups):
-        raise ValueError(f"{name} is damaged: it has {len(action.groups)} groups and {len(action.mix_weights)} shares.")
+        raise EchoReelError(
+            f"{name} is damaged: it has {len(action.groups)} groups and {len(action.mix_weights)} weights."
+        )
     if len(action.segments) != len(action.groups):
-        raise ValueError(
+        raise EchoReelError(
             f"{name} is damaged: it has {len(action.groups)} groups and {len(action.segments)} lists of parts."
         )
     for segment in (segment for own in action.segments for segment in own):
         fades = [0.0 if fade is None else fade for fade in (segment.fade_in, segment.fade_out)]
         if not (0 <= segment.start < segment.end <= 1 and min(fades) >= 0 and sum(fades) <= 1):
-            raise ValueError(f"{name} is damaged: a part of the sequence goes from {segment.start} to {segment.end}.")
+            raise EchoReelError(
+                f"{name} is damaged: a part of the sequence goes from {segment.start} to {segment.end}."
+            )
     first = action.references[0].positive
     for reference in action.references:
         if not (math.isfinite(reference.weight) and reference.weight > 0):
-            raise ValueError(f"{name} is damaged: a reference's weight is {reference.weight}.")
+            raise EchoReelError(f"{name} is damaged: a reference's weight is {reference.weight}.")
         for tokens in (reference.positive, reference.negative):
             alike = tokens.dim() == 3 and tokens.shape[::2] == first.shape[::2] and tokens.is_floating_point()
             if not alike or tokens.shape[1] != reference.positive.shape[1] or tokens.numel() == 0:
-                raise ValueError(
+                raise EchoReelError(
                     f"{name} is damaged: tokens of {list(tokens.shape)} lie beside others of {list(first.shape)}."
                 )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import EchoReelError
+
 
 @dataclass(frozen=True)
 class ActionMotion:
@@ -38,11 +40,13 @@ def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
         tokens: [S, action_dim] of one sample.
         grid: (height, width) of the prism's.
 
-    Raises: ValueError where the tokens are no whole number of features per cell.
+    Raises: EchoReelError where the tokens are no whole number of features per cell.
     """
     height, width = grid
     if tokens.shape[1] % (height * width):
-        raise ValueError(f"An action token of {tokens.shape[1]} numbers does not divide into {height} x {width} cells.")
+        raise EchoReelError(
+            f"An action token of {tokens.shape[1]} numbers does not divide into {height} x {width} cells."
+        )
     features = tokens.float().unflatten(1, (height, width, -1))
     size = tokens.float().norm(dim=1).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
     change = features.diff(dim=0)

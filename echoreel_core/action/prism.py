@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import EchoReelError
 from ..modules.attention import Attention, AttentionFunction, GEGLUFeedForward, TemporalAttention, scaled_dot_product
 
 Progress = Callable[[int, int], None]
@@ -114,18 +115,18 @@ class ActionPrism(nn.Module):
             progress: called after each layer.
 
         Returns: [B, T, action_dim], one action token per latent frame.
-        Raises: ValueError where the latents' channels or size, or the text's width, are not the prism's.
+        Raises: EchoReelError where the latents' channels or size, or the text's width, are not the prism's.
         """
         config = self.config
         _, channels, frames, *size = latents.shape
         if channels != config.latent_channels or tuple(size) != config.latent_size:
-            raise ValueError(
+            raise EchoReelError(
                 f"The reference latents are {channels} x {size[0]} x {size[1]} (channels, height, width), but this "
                 f"Action Prism takes {config.latent_channels} x {config.latent_size[0]} x {config.latent_size[1]}: "
                 "use the VAE of the model it was trained for, and resize the reference to fit."
             )
         if text.shape[-1] != config.text_width:
-            raise ValueError(
+            raise EchoReelError(
                 f"The text is {text.shape[-1]} wide, but this Action Prism takes {config.text_width}: "
                 "use the CLIP (text encoder) of the model it was trained for."
             )
@@ -140,9 +141,9 @@ class ActionPrism(nn.Module):
 
 
 def check_finite(latents: Tensor) -> None:
-    """Raises ValueError where the reference latents hold NaN or infinity. Reads the tensor back from the device."""
+    """Raises EchoReelError where the reference latents hold NaN or infinity. Reads the tensor back from the device."""
     if not torch.isfinite(latents).all():
-        raise ValueError(
+        raise EchoReelError(
             "The reference contains NaN or infinite values, so no action can be read from it: "
             "check the frames (and the VAE's precision) that lead into Action Prism Encode."
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import EchoReelError
 from ..files import write_safetensors
 from ..lvdm.checkpoint import TEXT_PREFIX, VAE_PREFIX, ReleasedCheckpoint, load_released
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[str]:
-    """Runs the command; yields what it has to say, line by line. Raises: ValueError as `convert`."""
+    """Runs the command; yields what it has to say, line by line. Raises: EchoReelError as `convert`."""
     dtype = DTYPES.get(arguments.dtype)
     checkpoint = convert(arguments.source, arguments.target, arguments.adapter, dtype)
     yield from _report(checkpoint, dtype)
@@ -52,22 +53,23 @@ def convert(
         dtype: of the floating-point tensors in the files, or None for that of the source.
 
     Returns: what was read.
-    Raises: ValueError where a file exists already, can not be read or written, or has no EchoReel parts to set apart.
+    Raises: EchoReelError where a file exists already, cannot be read or written, or has no EchoReel parts to set
+        apart.
     """
     targets = [Path(path) for path in (target, adapter_target) if path is not None]
     for path in targets:
         if path.exists():
-            raise ValueError(f"{path} exists already: choose another name, or remove it first.")
+            raise EchoReelError(f"{path} exists already: choose another name, or remove it first.")
         if path.suffix != ".safetensors":
-            raise ValueError(f"{path} is to be a safetensors file: choose a name that ends with .safetensors.")
+            raise EchoReelError(f"{path} is to be a safetensors file: choose a name that ends with .safetensors.")
     if len(targets) > len({path.absolute() for path in targets}):
-        raise ValueError(f"{target} can not hold both the base model and the adapter: choose two names.")
+        raise EchoReelError(f"{target} cannot hold both the base model and the adapter: choose two names.")
     checkpoint = load_released(source)
     if adapter_target is None:
         write_safetensors(target, checkpoint.kept, dtype=dtype)
         return checkpoint
     if checkpoint.adapter_config is None:
-        raise ValueError(f"{source} has no EchoReel parts to write to {adapter_target}: it is a base model.")
+        raise EchoReelError(f"{source} has no EchoReel parts to write to {adapter_target}: it is a base model.")
     write_safetensors(adapter_target, checkpoint.adapter, checkpoint.adapter_config.to_json(), dtype=dtype)
     base = {key: tensor for key, tensor in checkpoint.kept.items() if "video_inject_" not in key}
     write_safetensors(target, base, dtype=dtype)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import EchoReelError
 from ..pixel_actions.model.files import EMBEDDED_FILE, example_clips
 from .environment import TORCH, ensure_environment, read_requirements
 
@@ -48,7 +49,7 @@ def in_own_environment(argv: list[str]) -> int | None:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[str]:
-    """Runs the command; yields what it has to say, line by line. Raises: ValueError where it can not be done."""
+    """Runs the command; yields what it has to say, line by line. Raises: EchoReelError where it cannot be done."""
     import torch
 
     from ..pixel_actions.model.adapted_model import generate, noise_for
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     from ..video.write import write_video
 
     if arguments.strength < 0:
-        raise ValueError(f"The strength is {arguments.strength}: use 0 (off) or more, 1 is as trained.")
+        raise EchoReelError(f"The strength is {arguments.strength}: use 0 (off) or more, 1 is as trained.")
     source = example_clips().get(arguments.reference, Path(arguments.reference))
     taken = read_video(source, FrameSelection(frames=16, mode="even"), width=32, height=32, crop="center")
     caption = taken.caption if arguments.caption is None else arguments.caption

@@ -16,11 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import EchoReelError
 from ..video.captions import VIDEO_SUFFIXES, caption_of_names, sidecar_caption
 from .database import ELSEWHERE, connect, plain_errors, read_facts, write_facts
-from .tables import LibraryError, Row, read_table
+from .tables import Row, read_table
 
-__all__ = ["BuildReport", "ClipFile", "LibraryError", "build_library", "walk_clips"]
+__all__ = ["BuildReport", "ClipFile", "EchoReelError", "build_library", "walk_clips"]
 
 BATCH = 50_000
 """Rows of a table per transaction: what memory a build takes, and what an interruption can cost."""
@@ -56,7 +57,7 @@ class BuildReport:
         else:
             lines.append("Nothing has changed since the last build.")
         if self.passed_over:
-            lines.append(f"{self.passed_over:,} files or folders were passed over: they can not be read.")
+            lines.append(f"{self.passed_over:,} files or folders were passed over: they cannot be read.")
         return "\n".join(lines)
 
 
@@ -75,20 +76,20 @@ def build_library(
             (see `caption_tables`).
         clips: for a table, the folder that holds its clips in any depth; by default the table's own.
 
-    Raises: LibraryError, naming the file and the reason. The library then keeps what it had, marked as unfinished where
-        something had changed already.
+    Raises: EchoReelError, naming the file and the reason. The library then keeps what it had, marked as unfinished
+        where something had changed already.
     """
     path, source = Path(path), Path(source)
     if not source.exists():
-        raise LibraryError(f"There is no {source.name} to build from: name a folder of clips or a table of captions.")
+        raise EchoReelError(f"There is no {source.name} to build from: name a folder of clips or a table of captions.")
     kind = "folder" if source.is_dir() else "table"
     root = source if kind == "folder" else Path(clips) if clips is not None else source.parent
     if not root.is_dir():
-        raise LibraryError(f"There is no folder {root.name} of clips.")
+        raise EchoReelError(f"There is no folder {root.name} of clips.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise LibraryError(f"The folder of {path.name} can not be made ({error.strerror or error}).") from None
+        raise EchoReelError(f"The folder of {path.name} cannot be made ({error.strerror or error}).") from None
     with plain_errors(path), closing(connect(path, create=True)) as db:
         return _Build(db, path.name, kind, source, root, progress or (lambda done, of: None)).run()
 
@@ -110,7 +111,7 @@ class ClipFile(NamedTuple):
 
 
 def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[ClipFile | None]:
-    """The clips in a folder and the folders in it; None for what can not be read.
+    """The clips in a folder and the folders in it; None for what cannot be read.
 
     Links are not followed: they may lead out of the folder, or in circles.
 
@@ -171,7 +172,7 @@ class _Build:
         self.signature = before.get("signature") if self.complete else None
         self.known = before.get("captions", 0), before.get("on_disk", 0)
         if before and (before["kind"], before["source"]) != (kind, source.name):
-            raise LibraryError(
+            raise EchoReelError(
                 f"The library {name} was built from {before['source']}: give the one from {source.name} another name, "
                 f"or delete {name} first."
             )
@@ -224,7 +225,7 @@ class _Build:
         db = self.db
         (total,) = db.execute("SELECT count(*) FROM files").fetchone()
         if not total:
-            raise LibraryError(f"The folder {self.source.name} holds no videos: put clips into it, or choose another.")
+            raise EchoReelError(f"The folder {self.source.name} holds no videos: put clips into it, or choose another.")
         while gone := db.execute(
             "SELECT id, caption FROM clips WHERE file NOT IN (SELECT path FROM files) LIMIT ?", (BATCH,)
         ).fetchall():
@@ -280,7 +281,7 @@ class _Build:
             self._write(old, new)
             self.progress(batch[-1][1], size)
         if not total:
-            raise LibraryError(f"{self.source.name} holds no captions.")
+            raise EchoReelError(f"{self.source.name} holds no captions.")
         while beyond := self._stored(total, None):
             self._write([clip[:2] for clip in beyond], [])
             self.removed += len(beyond)

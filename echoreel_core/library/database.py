@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from .tables import LibraryError
+from ..errors import EchoReelError
 
 APPLICATION = 0x4563686F  # "Echo", in the file's header: what tells a library from other databases
 VERSION = 1
@@ -46,23 +46,23 @@ def plain_errors(path: Path) -> Iterator[None]:
         elif "full" in text:
             advice = "the disk is full: make room and build again, it goes on where it stopped"
         elif isinstance(error, sqlite3.OperationalError) and ("open" in text or "readonly" in text):
-            advice = "its folder can not be written: check the permissions"
+            advice = "its folder cannot be written: check the permissions"
         elif "fts5" in text and "no such module" in text:
             advice = "this Python's SQLite has no full-text search (FTS5): install another Python"
         else:
             advice = f"it is damaged ({text}): delete the file and build the library again"
-        raise LibraryError(f"The library {path.name} can not be used, {advice}.") from None
+        raise EchoReelError(f"The library {path.name} cannot be used, {advice}.") from None
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
     """Opens a library, rolling back what an interrupted build had begun; creates it where there is none.
 
-    Raises: LibraryError for a file that is no library, or of a newer version; sqlite3.Error for a damaged one.
+    Raises: EchoReelError for a file that is no library, or of a newer version; sqlite3.Error for a damaged one.
     """
     if not create and not path.is_file():
-        raise LibraryError(f"There is no library {path.name}: build it first.")
+        raise EchoReelError(f"There is no library {path.name}: build it first.")
     if path.exists() and path.stat().st_size and path.open("rb").read(16) != b"SQLite format 3\0":
-        raise LibraryError(f"{path.name} is not a reference library: choose another file.")
+        raise EchoReelError(f"{path.name} is not a reference library: choose another file.")
     mode = "rwc" if create else "rw"
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     try:
@@ -73,9 +73,9 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         if not schema and create:
             db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         elif application != APPLICATION:
-            raise LibraryError(f"{path.name} is not a reference library: choose another file.")
+            raise EchoReelError(f"{path.name} is not a reference library: choose another file.")
         elif version > VERSION:
-            raise LibraryError(
+            raise EchoReelError(
                 f"{path.name} is of format version {version}, this pack reads up to {VERSION}: update the pack."
             )
     except BaseException:

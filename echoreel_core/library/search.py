@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import EchoReelError
 from .database import ELSEWHERE, TOKENIZER, connect, inside, plain_errors, read_facts
-from .tables import LibraryError
 
-__all__ = ["Hit", "LibraryError", "ReferenceLibrary"]
+__all__ = ["Hit", "EchoReelError", "ReferenceLibrary"]
 
 CANDIDATES = 500
 """How many captions with a clip on disk, and how many without, are ranked: where more hold all the words, the first in
@@ -63,7 +63,7 @@ class ReferenceLibrary:
         on_disk: how many of them had their clip when it was built.
         root: the folder of its clips.
 
-    Raises: LibraryError where there is none, it is of another kind or damaged, or its build was not finished.
+    Raises: EchoReelError where there is none, it is of another kind or damaged, or its build was not finished.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -73,7 +73,7 @@ class ReferenceLibrary:
             try:
                 facts = read_facts(self._db)
                 if not facts.get("complete"):
-                    raise LibraryError(
+                    raise EchoReelError(
                         f"The library {self._path.name} is half built: run Build Reference Library again, it goes on "
                         "where it stopped."
                     )
@@ -102,7 +102,7 @@ class ReferenceLibrary:
         BM25 (Robertson & Zaragoza, The Probabilistic Relevance Framework, 2009), a word's rarity as in Lucene, where it
         counts even if more than half of the captions hold it.
 
-        Raises: LibraryError where the query has no words, or the library is damaged.
+        Raises: EchoReelError where the query has no words, or the library is damaged.
         """
         with plain_errors(self._path):
             words = self._words(query)
@@ -126,7 +126,7 @@ class ReferenceLibrary:
         """The query's words that the library knows, the rarest first."""
         spelled = self._text.words(query)
         if not spelled:
-            raise LibraryError("There is no word to search for: write what happens in the clip, e.g. jumping.")
+            raise EchoReelError("There is no word to search for: write what happens in the clip, e.g. jumping.")
         words = []
         for stem, word in spelled.items():
             found = self._db.execute("SELECT clips FROM words WHERE stem = ?", (stem,)).fetchone()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from ..errors import EchoReelError
 from ..video.captions import CAPTION_LIMIT
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -36,10 +37,6 @@ _CHUNK = 1 << 20  # characters
 _LARGEST = 16 << 20
 
 
-class LibraryError(ValueError):
-    """A library, or what it is to be built from, can not be used. The message is one sentence meant for the user."""
-
-
 class Row(NamedTuple):
     """One captioned clip of a table; what the table does not say is "".
 
@@ -59,12 +56,12 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
 
     Memory does not grow with the table.
 
-    Raises: LibraryError, naming table and place, where it is none of these formats or damaged.
+    Raises: EchoReelError, naming table and place, where it is none of these formats or damaged.
     """
     path = Path(path)
     read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json_lines}.get(path.suffix.lower())
     if read is None:
-        raise LibraryError(f"{path.name} is no caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
+        raise EchoReelError(f"{path.name} is no caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
     try:
         with open(path, "rb") as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
@@ -72,7 +69,7 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
                 if row.caption:
                     yield row, raw.tell()
     except OSError as error:
-        raise LibraryError(f"{path.name} can not be read ({error.strerror or error}).") from None
+        raise EchoReelError(f"{path.name} cannot be read ({error.strerror or error}).") from None
 
 
 def _csv(text: TextIO, path: Path) -> Iterator[Row]:
@@ -82,14 +79,14 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
         header = [name.strip().lower() for name in next(reader, [])]
         columns = [_first(keys, header) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
         if columns[0] is None:
-            raise LibraryError(
+            raise EchoReelError(
                 f"{path.name} has no column of captions: its first line has to name one of {', '.join(CAPTION_KEYS)}."
             )
         places = [header.index(name) if name is not None else None for name in columns]
         for cells in reader:
             yield _row(*(cells[i] if i is not None and i < len(cells) else "" for i in places))
     except csv.Error as error:
-        raise LibraryError(f"{path.name} is damaged at line {reader.line_num:,} ({error}).") from None
+        raise EchoReelError(f"{path.name} is damaged at line {reader.line_num:,} ({error}).") from None
 
 
 def _json_lines(text: TextIO, path: Path) -> Iterator[Row]:
@@ -98,7 +95,7 @@ def _json_lines(text: TextIO, path: Path) -> Iterator[Row]:
             try:
                 entry = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise LibraryError(f"{path.name}, line {number:,}, is not valid JSON ({error}).") from None
+                raise EchoReelError(f"{path.name}, line {number:,}, is not valid JSON ({error}).") from None
             yield _entry(entry, f"{path.name}, line {number:,},")
 
 
@@ -118,7 +115,7 @@ def _array_items(file: TextIO, name: str) -> Iterator[Any]:
         while at < len(text):
             if not inside:
                 if text[at] != "[":
-                    raise LibraryError(f"{name} holds no list of captioned clips: it has to begin with [.")
+                    raise EchoReelError(f"{name} holds no list of captioned clips: it has to begin with [.")
                 inside, at = True, at + 1
             elif text[at] == "]":
                 return
@@ -128,17 +125,17 @@ def _array_items(file: TextIO, name: str) -> Iterator[Any]:
                 except (ValueError, RecursionError) as error:
                     if chunk and len(text) - at < _LARGEST:
                         break  # the item goes on in the next chunk
-                    raise LibraryError(f"{name} is not valid JSON ({error}): it is damaged or cut off.") from None
+                    raise EchoReelError(f"{name} is not valid JSON ({error}): it is damaged or cut off.") from None
                 yield item
             at = _BETWEEN.match(text, at).end()
         if not chunk:
-            raise LibraryError(f"{name} is cut off: its list is never closed by ].")
+            raise EchoReelError(f"{name} is cut off: its list is never closed by ].")
         text = text[at:]
 
 
 def _entry(entry: Any, where: str) -> Row:
     if not isinstance(entry, Mapping):
-        raise LibraryError(f"{where} is not an object in braces: {str(entry)[:60]}.")
+        raise EchoReelError(f"{where} is not an object in braces: {str(entry)[:60]}.")
     values = {str(key).lower(): value for key, value in entry.items()}
     found = [values.get(_first(keys, values)) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
     return _row(*("" if isinstance(value, (Mapping, list)) or value is None else str(value) for value in found))

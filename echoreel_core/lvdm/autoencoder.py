@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import EchoReelError
+
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -30,7 +32,7 @@ class AutoencoderConfig:
 
     @classmethod
     def from_state_dict(cls, weights: dict[str, Tensor]) -> AutoencoderConfig:
-        """Read the sizes off the tensors. Raises ValueError where a needed tensor is missing."""
+        """Read the sizes off the tensors. Raises EchoReelError where a needed tensor is missing."""
         try:
             channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
             latent_channels = weights["post_quant_conv.weight"].shape[1]
@@ -40,7 +42,7 @@ class AutoencoderConfig:
                 multipliers.append(weights[key].shape[0] // channels)
                 levels += 1
         except KeyError as error:
-            raise ValueError(f"The checkpoint's image autoencoder lacks {error}; the file is incomplete.") from None
+            raise EchoReelError(f"The checkpoint's image autoencoder lacks {error}; the file is incomplete.") from None
         blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in weights for i in range(16))
         return cls(channels, tuple(multipliers), blocks, latent_channels, image_channels)
 
@@ -199,7 +201,7 @@ class Autoencoder(nn.Module):
         """The most likely latents (the mean, not a sample)."""
         height, width = pictures.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
-            raise ValueError(
+            raise EchoReelError(
                 f"A picture of {width} × {height} can't be encoded: its sides must be multiples of "
                 f"{self.config.factor}; resize it first."
             )

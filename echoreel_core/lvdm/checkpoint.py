@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig, check_weights
 from ..action.prism import ActionPrismConfig
+from ..errors import EchoReelError
 from ..files import read_tensors, reason
 from .unet import LVDMConfig, LVDMUNet, from_released
 
@@ -28,7 +29,7 @@ TEXT_PREFIX = "cond_stage_model."
 PRISM_PREFIX = "video_inject_process."
 
 _IMPOSSIBLE_SIZES = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
-"""What is raised where tensors have sizes or numbers of axes that the model's can not have."""
+"""What is raised where tensors have sizes or numbers of axes that the model's cannot have."""
 _NEVER_RUN = re.compile(r"\.(video_inject_attn3|video_inject_norm6|latent_to_S)\.")
 _LAYER_NAMES = {
     "attn1.": "spatial.",
@@ -98,23 +99,25 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
             format of before 2020, which are read whole.
 
     Returns: the state dict under its released keys, and the names of other top-level entries that were left out.
-    Raises: ValueError, naming the file and the reason, where it is damaged, not a checkpoint, or wants code to run.
+    Raises: EchoReelError, naming the file and the reason, where it is damaged, not a checkpoint, or wants code to run.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise ValueError(f"{path.name} can not be opened ({error.strerror}): check its name and place.") from None
+        raise EchoReelError(f"{path.name} cannot be opened ({error.strerror}): check its name and place.") from None
     left_out: list[str] = []
     if start[8:] == b"{":
         content = read_tensors(path)
     elif start.startswith((b"PK", b"\x80")):
         if path.suffix == ".safetensors":  # torch.load would go by the name
-            raise ValueError(f"{path.name} is a torch file under a safetensors name: rename it to end with .pt.")
+            raise EchoReelError(f"{path.name} is a torch file under a safetensors name: rename it to end with .pt.")
         content = _unpickle(path, zipped=start.startswith(b"PK"))
     else:
-        raise ValueError(f"{path.name} is neither a safetensors nor a torch file, or it is damaged: download it again.")
+        raise EchoReelError(
+            f"{path.name} is neither a safetensors nor a torch file, or it is damaged: download it again."
+        )
     if isinstance(content, Mapping):
         for entry in ("module", "state_dict"):
             if isinstance(content.get(entry), Mapping):
@@ -122,7 +125,7 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
                 content = content[entry]
                 break
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path.name} is no model checkpoint: it holds no dictionary of tensors.")
+        raise EchoReelError(f"{path.name} is no model checkpoint: it holds no dictionary of tensors.")
     return _strip_wrapper({str(key): value for key, value in content.items() if isinstance(value, Tensor)}), left_out
 
 
@@ -132,8 +135,8 @@ def _unpickle(path: Path, zipped: bool) -> object:
     `zipped` is the format since torch 1.6; the older one can neither be searched for names nor be memory-mapped.
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        raise ValueError(
-            f"{path.name} can not be read safely with PyTorch {torch.__version__}: update PyTorch to 2.6 or newer, or "
+        raise EchoReelError(
+            f"{path.name} cannot be read safely with PyTorch {torch.__version__}: update PyTorch to 2.6 or newer, or "
             "use a safetensors file."
         )
     try:
@@ -146,10 +149,10 @@ def _unpickle(path: Path, zipped: bool) -> object:
     except pickle.UnpicklingError:  # its message tells how to run the code all the same
         foreign = ["or is damaged"]
     except Exception as error:  # whatever a damaged file makes torch run into
-        raise ValueError(
-            f"{path.name} can not be read, it is incomplete or damaged: download it again ({reason(error)})."
+        raise EchoReelError(
+            f"{path.name} cannot be read, it is incomplete or damaged: download it again ({reason(error)})."
         ) from None
-    raise ValueError(
+    raise EchoReelError(
         f"{path.name} was not loaded, because it wants to run code ({', '.join(foreign[:3])}): "
         "use the file of the authors, or a safetensors file."
     )
@@ -167,7 +170,7 @@ def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_released(path: str | os.PathLike) -> ReleasedCheckpoint:
     """Reads a checkpoint and takes it apart, sizes read off the tensors.
 
-    Raises: ValueError, naming the file and the first thing wrong, where it is damaged, unsafe or another model's.
+    Raises: EchoReelError, naming the file and the first thing wrong, where it is damaged, unsafe or another model's.
     """
     weights, left_out = read_state_dict(path)
     checkpoint = split_released(weights, Path(path).name)
@@ -177,7 +180,10 @@ def load_released(path: str | os.PathLike) -> ReleasedCheckpoint:
 
 
 def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoint:
-    """Takes a state dict with released keys apart; `name` is the file's, for messages. Raises ValueError as above."""
+    """Takes a state dict with released keys apart; `name` is the file's, for messages.
+
+    Raises EchoReelError as above.
+    """
     kept, dropped = {}, {}
 
     def drop(reason: str, key: str) -> None:
@@ -195,7 +201,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
 
     unet = {key.removeprefix(UNET_PREFIX): value for key, value in kept.items() if key.startswith(UNET_PREFIX)}
     if not unet:
-        raise ValueError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
+        raise EchoReelError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
     echoreel = {key: value for key, value in unet.items() if "video_inject_" in key}
     base = from_released({key: value for key, value in unet.items() if key not in echoreel})
     try:
@@ -203,7 +209,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
         with torch.device("meta"):
             expected = {key: value.shape for key, value in LVDMUNet(unet_config).state_dict().items()}
     except _IMPOSSIBLE_SIZES as error:
-        raise ValueError(f"{name} is of another architecture ({reason(error)}).") from None
+        raise EchoReelError(f"{name} is of another architecture ({reason(error)}).") from None
     check_weights(name, base, expected)
 
     adapter, adapter_config = {}, None
@@ -213,9 +219,9 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
             with torch.device("meta"):
                 expected = {key: value.shape for key, value in EchoReelAdapter(adapter_config).state_dict().items()}
         except KeyError as key:
-            raise ValueError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
+            raise EchoReelError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
         except _IMPOSSIBLE_SIZES as error:
-            raise ValueError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
+            raise EchoReelError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
         adapter = _adapter_weights(echoreel, adapter_config)
         check_weights(name, adapter, expected)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import EchoReelError
+
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(noisy latents [B, C, T, H, W], timesteps [B]) → predicted noise, as the latents."""
 
@@ -20,10 +22,10 @@ def alphas_cumprod(start: float = 0.00085, end: float = 0.012, timesteps: int = 
 def ddim_timesteps(steps: int, timesteps: int = 1000) -> list[int]:
     """The visited timesteps, noisiest first: 1, 1 + c, 1 + 2c, … with c = timesteps // steps, backwards.
 
-    Raises: ValueError where steps is not within 1 … timesteps.
+    Raises: EchoReelError where steps is not within 1 … timesteps.
     """
     if not 1 <= steps <= timesteps:
-        raise ValueError(f"{steps} sampling steps: choose between 1 and {timesteps}.")
+        raise EchoReelError(f"{steps} sampling steps: choose between 1 and {timesteps}.")
     return list(range(1, timesteps, timesteps // steps))[::-1]
 
 

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import EchoReelError
+
 HEAD_DIM = 64
 """Width of an attention head in every CLIP text model; a narrower model has one head."""
 
@@ -25,7 +27,7 @@ class TextConfig:
 
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, Tensor]) -> TextConfig:
-        """Reads the sizes off tensors named `text_model.…`. Raises: ValueError naming what is missing."""
+        """Reads the sizes off tensors named `text_model.…`. Raises: EchoReelError naming what is missing."""
         try:
             vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
             return cls(
@@ -36,7 +38,7 @@ class TextConfig:
                 feed_forward=weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
             )
         except KeyError as missing:
-            raise ValueError(f"This is not a CLIP text encoder: it has no tensor named {missing}.") from None
+            raise EchoReelError(f"This is not a CLIP text encoder: it has no tensor named {missing}.") from None
 
 
 class CLIPTextLayer(nn.Module):

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import EchoReelError
+
 LENGTH = 77
 SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 IN_COMFYUI = Path("comfy") / "sd1_tokenizer"
@@ -17,7 +19,7 @@ IN_COMFYUI = Path("comfy") / "sd1_tokenizer"
 def find_vocabulary(folder: Path | None) -> Path:
     """The folder with vocab.json and merges.txt: the given one, else that of the ComfyUI this pack is installed in.
 
-    Raises: ValueError where there is none.
+    Raises: EchoReelError where there is none.
     """
     parents = Path(__file__).resolve().parents
     candidates = [folder] if folder else [parent / IN_COMFYUI for parent in parents]
@@ -25,7 +27,7 @@ def find_vocabulary(folder: Path | None) -> Path:
         if (candidate / "vocab.json").is_file() and (candidate / "merges.txt").is_file():
             return candidate
     where = f"in {folder}" if folder else "and this pack is not inside a ComfyUI that has them"
-    raise ValueError(
+    raise EchoReelError(
         f"CLIP's vocab.json and merges.txt are needed to read the captions, {where}: name the folder that holds them "
         f"as `tokenizer` in [model] (in ComfyUI it is {IN_COMFYUI.as_posix()})."
     )
@@ -34,13 +36,13 @@ def find_vocabulary(folder: Path | None) -> Path:
 def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], Tensor]:
     """Texts → ids [N, 77], int64: start, tokens (cut to fit), then end tokens to the full length, as CLIP was trained.
 
-    Raises: ValueError where `tokenizers` is not installed.
+    Raises: EchoReelError where `tokenizers` is not installed.
     """
     try:
         from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
         from tokenizers.models import BPE
     except ImportError:
-        raise ValueError(
+        raise EchoReelError(
             "Reading the captions needs the `tokenizers` library: install the trainer's extras, "
             "pip install 'echoreel[train]'."
         ) from None

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..action.injection import Site
+from ..errors import EchoReelError
 from ..modules.attention import Attention, AttentionFunction, GEGLUFeedForward, TemporalAttention, scaled_dot_product
 
 
@@ -37,7 +38,7 @@ class LVDMConfig:
     def from_state_dict(cls, weights: dict[str, Tensor]) -> LVDMConfig:
         """Reads the sizes off the tensors, keyed as in this module.
 
-        Raises: ValueError naming the first thing that is not an LVDM UNet's.
+        Raises: EchoReelError naming the first thing that is not an LVDM UNet's.
         """
         try:
             channels = weights["input_blocks.0.0.weight"].shape[0]
@@ -76,9 +77,11 @@ class LVDMConfig:
                 max_frames=position.shape[0] // 2,
             )
         except KeyError as missing:
-            raise ValueError(f"This is not an LVDM video UNet: it has no tensor named {missing}.") from None
+            raise EchoReelError(f"This is not an LVDM video UNet: it has no tensor named {missing}.") from None
         if len(set(res_blocks)) != 1:
-            raise ValueError(f"This LVDM UNet has {res_blocks} residual blocks per level; equal counts are supported.")
+            raise EchoReelError(
+                f"This LVDM UNet has {res_blocks} residual blocks per level; equal counts are supported."
+            )
         return config
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..action.adapter import read_adapter
+from ..errors import EchoReelError
 from ..files import read_description, read_tensors, write_safetensors
 from .trainer import Trainer
 
@@ -72,12 +73,12 @@ def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
     """Carries the run of a checkpoint on.
 
     Returns: those of its settings that are different now, by name, as they were.
-    Raises: ValueError where it is damaged or of another adapter.
+    Raises: EchoReelError where it is damaged or of another adapter.
     """
     checkpoint = Path(checkpoint)
     config, weights = read_adapter(checkpoint / ADAPTER_FILE)
     if replace(config, training={}) != replace(trainer.adapter.config, training={}):
-        raise ValueError(
+        raise EchoReelError(
             f"The run in {checkpoint.parent} trains an adapter of other sizes: choose another output folder, or "
             "the sizes it began with."
         )

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from ..errors import EchoReelError
 from ..video.frame_choice import MODES, FrameSelection
 from ..video.frames import CROPS
 from .loss import Weighting
@@ -26,7 +27,7 @@ def _check_range(settings: object, least: float, below: float, *names: str) -> N
         value = getattr(settings, name)
         if not least <= value < below:
             limit = f"{least:g} or more" + (f", and less than {below:g}" if below < float("inf") else "")
-            raise ValueError(f"{name} is {value}: it has to be {limit}.")
+            raise EchoReelError(f"{name} is {value}: it has to be {limit}.")
 
 
 def _at_least(settings: object, least: float, *names: str) -> None:
@@ -75,7 +76,7 @@ class VideoSettings:
         self.choice()
 
     def choice(self) -> FrameSelection:
-        """As `read_video` takes it. Raises: VideoError (a ValueError) where the values make no sense."""
+        """As `read_video` takes it. Raises: EchoReelError (a ValueError) where the values make no sense."""
         return FrameSelection(self.frames, self.sampling, self.every_nth, self.fps, self.start, self.duration)
 
 
@@ -168,16 +169,16 @@ class Config:
 def read_config(path: str | os.PathLike) -> Config:
     """Reads a TOML file; paths in it are relative to its folder, and [reference] takes over what [video] says.
 
-    Raises: ValueError, in one sentence, for a setting that does not exist (with the nearest one that does), is missing,
-        of another kind, or out of range.
+    Raises: EchoReelError, in one sentence, for a setting that does not exist (with the nearest one that does), is
+        missing, of another kind, or out of range.
     """
     path = Path(path)
     try:
         tables = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"The settings {path} can not be read: {error.strerror}.") from None
+        raise EchoReelError(f"The settings {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise ValueError(f"{path.name} is not valid TOML: {error}.") from None
+        raise EchoReelError(f"{path.name} is not valid TOML: {error}.") from None
     sections = get_type_hints(Config)
     _refuse_unknown(tables, sections, f"{path.name}: there is no section", "[{}]")
     if "reference" in tables:
@@ -203,32 +204,32 @@ def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], message:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise ValueError(f"{message} {form.format(name)}; the nearest there is, is {form.format(near[0])}.")
+            raise EchoReelError(f"{message} {form.format(name)}; the nearest there is, is {form.format(near[0])}.")
 
 
 def _section(kind: type, table: object, where: str, folder: Path) -> Any:
     if not isinstance(table, dict):
-        raise ValueError(f"{where} is {table!r}: it has to be a section.")
+        raise EchoReelError(f"{where} is {table!r}: it has to be a section.")
     hints = get_type_hints(kind)
     _refuse_unknown(table, hints, f"{where}: there is no setting")
     for entry in fields(kind):
         if entry.default is MISSING and entry.default_factory is MISSING and entry.name not in table:
-            raise ValueError(f"{where}: {entry.name} is missing.")
+            raise EchoReelError(f"{where}: {entry.name} is missing.")
     try:
         return kind(**{name: _value(value, hints[name], name, folder) for name, value in table.items()})
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise EchoReelError(f"{where}: {error}") from None
 
 
 def _value(value: object, hint: Any, name: str, folder: Path) -> object:
     """`value` as the kind of thing the setting takes."""
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise ValueError(f"{name} is {value!r}: use one of {', '.join(map(repr, get_args(hint)))}.")
+            raise EchoReelError(f"{name} is {value!r}: use one of {', '.join(map(repr, get_args(hint)))}.")
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"{name} is {value!r}: it has to be a list in square brackets.")
+            raise EchoReelError(f"{name} is {value!r}: it has to be a list in square brackets.")
         return tuple(_value(item, get_args(hint)[0], name, folder) for item in value)
     wanted = Path if Path in get_args(hint) else hint
     accepted, in_words = {
@@ -239,7 +240,7 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
         float: ((int, float), "a number"),
     }[wanted]
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{name} is {value!r}: it has to be {in_words}.")
+        raise EchoReelError(f"{name} is {value!r}: it has to be {in_words}.")
     if wanted is Path:
         return folder / Path(value).expanduser()
     return float(value) if wanted is float else value

@@ -51,7 +51,7 @@ class TrainingRun:
         """Takes up the latest checkpoint, if there is one.
 
         Returns: the settings that are different now, as they were (see `checkpoints.resume`), or None for a new run.
-        Raises: ValueError as there.
+        Raises: EchoReelError as there.
         """
         found = list_checkpoints(self.checkpoints)
         if not found:
@@ -70,7 +70,7 @@ class TrainingRun:
             stop: asked after each step; true ends the run after a checkpoint.
 
         Returns: the finished adapter's file, or None where the run was stopped.
-        Raises: ValueError as `Trainer.train_step`.
+        Raises: EchoReelError as `Trainer.train_step`.
         """
         trainer, output = self.trainer, self.output
         log = MetricsLog(Path(output.folder) / FILE, trainer.step) if self.writes else None

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..action.action import Action, Reference
 from ..action.adapter import EchoReelAdapter
 from ..action.injection import AddedLayer, added_layers
+from ..errors import EchoReelError
 from .config import TrainingSettings
 from .data.batches import MicroBatch, PairSource, micro_batches, pair_index
 from .loss import add_noise, draw, loss_weight, seed_of, target
@@ -60,7 +61,7 @@ class Trainer:
         adapter: moved to the processes' device, kept in float32.
         pairs: of at least one pair.
 
-    Raises: ValueError where the adapter was not made for this model.
+    Raises: EchoReelError where the adapter was not made for this model.
     """
 
     def __init__(
@@ -72,16 +73,18 @@ class Trainer:
         process_group: ProcessGroup | None = None,
     ) -> None:
         if not len(pairs):
-            raise ValueError("There are no pairs to train on: look at what `check` says about the data.")
+            raise EchoReelError("There are no pairs to train on: look at what `check` says about the data.")
         self.trainable, self.pairs, self.settings = trainable, pairs, settings
         self.process_group = process_group or ProcessGroup()
         self.step = 0
         sites = trainable.sites()
         for site, config in zip(sites, adapter.config.sites, strict=False):
             if site.name != config.name:
-                raise ValueError(f"The adapter has a layer for {config.name}, where the model has {site.name}.")
+                raise EchoReelError(f"The adapter has a layer for {config.name}, where the model has {site.name}.")
         if len(sites) != len(adapter.config.sites):
-            raise ValueError(f"The adapter has {len(adapter.config.sites)} layers, but the model {len(sites)} blocks.")
+            raise EchoReelError(
+                f"The adapter has {len(adapter.config.sites)} layers, but the model {len(sites)} blocks."
+            )
         self.sites = sites
         trainable.model.requires_grad_(False).eval()
         with torch.inference_mode(False):
@@ -108,7 +111,8 @@ class Trainer:
     def train_step(self) -> StepResult:
         """One optimizer step over `accumulation` batches per process.
 
-        Raises: ValueError where the loss or the gradient is not a number; the weights are then those before the step.
+        Raises: EchoReelError where the loss or the gradient is not a number; the weights are then those before the
+            step.
         """
         settings, process_group = self.settings, self.process_group
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -129,7 +133,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(parameters, limit)
         if not torch.isfinite(total) or not (self.scaler.is_enabled() or torch.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
-            raise ValueError(
+            raise EchoReelError(
                 f"The loss or its gradient is not a number at step {self.step + 1} (loss {total.item():g}, learning "
                 f"rate {settings.learning_rate:g}): lower the learning rate, or use mixed precision 'no' or 'bf16'."
             )
@@ -255,7 +259,7 @@ class Trainer:
     def load_state(
         self, adapter: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]
     ) -> None:
-        """Takes up what `state` gave, and the adapter's weights. Raises: ValueError where they do not fit."""
+        """Takes up what `state` gave, and the adapter's weights. Raises: EchoReelError where they do not fit."""
         try:
             self.adapter.load_state_dict(adapter)
             with torch.inference_mode(False):
@@ -268,7 +272,7 @@ class Trainer:
             self.scaler.load_state_dict(values["scaler"])
             self.step = values["step"]
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f"This state is of another adapter or damaged: {str(error)[:200]}.") from None
+            raise EchoReelError(f"This state is of another adapter or damaged: {str(error)[:200]}.") from None
 
     def _parameter_names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.adapter.named_parameters()}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .frames import VideoError
+from ..errors import EchoReelError
 
 UNTIMED = 100  # ms a picture stays when the file says 0, as in browsers
 
@@ -20,7 +20,7 @@ class AnimatedWebP:
         end: when the last one leaves the screen.
 
     Raises:
-        VideoError: it, or a picture of it, cannot be decoded.
+        EchoReelError: it, or a picture of it, cannot be decoded.
     """
 
     def __init__(self, path: str) -> None:
@@ -28,7 +28,7 @@ class AnimatedWebP:
         try:
             self._image = Image.open(path, formats=["WEBP"])
         except (OSError, ValueError):
-            raise VideoError(f"{self.name!r} cannot be read as a video: it is damaged or cut off.") from None
+            raise EchoReelError(f"{self.name!r} cannot be read as a video: it is damaged or cut off.") from None
         shown, self.times = 0, []
         for index in range(len(self)):
             self._seek(index)
@@ -54,7 +54,7 @@ class AnimatedWebP:
             self._image.seek(index)
             self._image.load()
         except (OSError, EOFError, ValueError):
-            raise VideoError(f"{self.name!r} is damaged at its picture {index + 1}: export it again.") from None
+            raise EchoReelError(f"{self.name!r} is damaged at its picture {index + 1}: export it again.") from None
 
 
 def is_animated_webp(path: str) -> bool:

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from ..errors import EchoReelError
+
 MODES = ("every_nth", "even", "fps")
 
 # Times are typed to the millisecond and Matroska stores them so: this much off still means the same frame.
 TOLERANCE = Fraction(1, 1000)
-
-
-class VideoError(ValueError):
-    """A clip, or what was asked of it, cannot be used. The message is one sentence meant for the user."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,17 @@ class FrameSelection:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise VideoError(f"The selection mode {self.mode!r} is unknown: use one of {', '.join(MODES)}.")
+            raise EchoReelError(f"The selection mode {self.mode!r} is unknown: use one of {', '.join(MODES)}.")
         if self.frames < 1:
-            raise VideoError(f"The number of frames is {self.frames}: ask for at least 1.")
+            raise EchoReelError(f"The number of frames is {self.frames}: ask for at least 1.")
         if self.every_nth < 1:
-            raise VideoError(f"Every {self.every_nth}-th frame cannot be taken: use 1 or more.")
+            raise EchoReelError(f"Every {self.every_nth}-th frame cannot be taken: use 1 or more.")
         if not (math.isfinite(self.fps) and self.fps >= 0.001):
-            raise VideoError(f"The frame rate is {self.fps} fps: use 0.001 or more.")
+            raise EchoReelError(f"The frame rate is {self.fps} fps: use 0.001 or more.")
         if not math.isfinite(self.start):
-            raise VideoError(f"The start is {self.start} s: use a number of seconds.")
+            raise EchoReelError(f"The start is {self.start} s: use a number of seconds.")
         if not (math.isfinite(self.duration) and self.duration >= 0):
-            raise VideoError(f"The duration is {self.duration} s: use 0 (to the end) or more.")
+            raise EchoReelError(f"The duration is {self.duration} s: use 0 (to the end) or more.")
 
     def reach(self) -> tuple[Fraction, int | None, Fraction | None]:
         """How far into the clip the choice can depend on it: (from this time, this many frames, up to this time);
@@ -74,14 +72,14 @@ class FrameSelection:
         high = min(end, low + trim_duration) if trim_duration else end
         length = high - low
         if length <= 0:
-            raise VideoError(
+            raise EchoReelError(
                 f"The video was trimmed to begin at {float(low):.3f} s, but it lasts only {float(end):.3f} s:"
                 " trim it less."
             )
         start = Fraction(self.start) if self.start >= 0 else max(length + Fraction(self.start), Fraction(0))
         if start >= length - TOLERANCE and start > 0:
             of = "the trimmed video" if trim_start or trim_duration else "the video"
-            raise VideoError(
+            raise EchoReelError(
                 f"The start, {self.start:g} s, lies past the end of {of}, which lasts {float(length):.3f} s:"
                 " choose an earlier start."
             )

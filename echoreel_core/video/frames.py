@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import EchoReelError
 from .captions import sidecar_caption
-from .frame_choice import FrameSelection, VideoError
+from .frame_choice import FrameSelection
 from .reader import Source, VideoFile
 
 __all__ = [
     "CROPS",
     "FrameSelection",
-    "VideoError",
     "VideoFacts",
     "VideoFrames",
     "read_video",
@@ -101,7 +101,7 @@ def read_video(
         crop: "stretch" (the authors' way), "center" (fill the frame, cut what sticks out) or "pad" (black bars).
 
     Raises:
-        VideoError: one sentence saying what is wrong with the file or with what was asked of it.
+        EchoReelError: one sentence saying what is wrong with the file or with what was asked of it.
     """
     selection = selection or FrameSelection()
     frames = _empty_frames(selection.frames, width, height, crop)
@@ -135,7 +135,7 @@ def video_length(source: Source) -> Fraction:
     """How long a video file lasts, in seconds from its first frame, without decoding it.
 
     Raises:
-        VideoError: one sentence saying what is wrong with the file.
+        EchoReelError: one sentence saying what is wrong with the file.
     """
     with VideoFile(source) as video:
         return video.length()
@@ -161,12 +161,12 @@ def select_images(
         end: when the last one leaves the screen.
 
     Raises:
-        VideoError: as in `read_video`.
+        EchoReelError: as in `read_video`.
     """
     selection = selection or FrameSelection()
     frames = _empty_frames(selection.frames, width, height, crop)
     if not len(images):
-        raise VideoError(f"{name!r} holds no frames: connect another video.")
+        raise EchoReelError(f"{name!r} holds no frames: connect another video.")
     rate = len(images) / end
     choice = selection.choose(times, end, rate)
     for done, time in enumerate(choice.times):
@@ -209,14 +209,14 @@ def fit(image: Tensor, width: int, height: int, crop: str = "stretch", pixel_asp
 
 def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
     if width < 1 or height < 1:
-        raise VideoError(f"The frame size is {width} x {height}: both have to be at least 1.")
+        raise EchoReelError(f"The frame size is {width} x {height}: both have to be at least 1.")
     if crop not in CROPS:
-        raise VideoError(f"The crop {crop!r} is unknown: use one of {', '.join(CROPS)}.")
+        raise EchoReelError(f"The crop {crop!r} is unknown: use one of {', '.join(CROPS)}.")
     try:
         return torch.empty(count, height, width, 3)
     except RuntimeError:
         size = count * height * width * 12 / 2**30
-        raise VideoError(
+        raise EchoReelError(
             f"{count} frames of {width} x {height} take {size:.1f} GB, more memory than there is:"
             " take fewer or smaller frames."
         ) from None

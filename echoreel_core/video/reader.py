@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 
 import av
 
-from .frame_choice import TOLERANCE, FrameSelection, VideoError
+from ..errors import EchoReelError
+from .frame_choice import TOLERANCE, FrameSelection
 
 Source = str | os.PathLike | BinaryIO
 Step = Callable[[], None]
@@ -49,7 +50,7 @@ class VideoFile:
         rate: average frames per second by the container, or None.
 
     Raises:
-        VideoError: no such file, no video, or nothing in it that can be decoded.
+        EchoReelError: no such file, no video, or nothing in it that can be decoded.
     """
 
     def __init__(self, source: Source) -> None:
@@ -92,25 +93,25 @@ class VideoFile:
         if isinstance(source, (str, os.PathLike)):
             source = os.fspath(source)
             if os.path.isdir(source):
-                raise VideoError(f"{source!r} is a folder: choose a video file.")
+                raise EchoReelError(f"{source!r} is a folder: choose a video file.")
             if os.path.isfile(source) and not os.path.getsize(source):
-                raise VideoError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
+                raise EchoReelError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
             if os.path.exists(source) and not os.access(source, os.R_OK):
-                raise VideoError(f"{self.name!r} may not be read: check the file's permissions.")
+                raise EchoReelError(f"{self.name!r} may not be read: check the file's permissions.")
         else:
             source.seek(0)
         try:
             # Only local files: no address is fetched.
             self._container = av.open(source, options={"protocol_whitelist": "file"})
         except FileNotFoundError:
-            raise VideoError(f"There is no file {source!r}: choose an existing video.") from None
+            raise EchoReelError(f"There is no file {source!r}: choose an existing video.") from None
         except (av.error.FFmpegError, OSError, ValueError):
-            raise VideoError(
+            raise EchoReelError(
                 f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
             ) from None
         try:
             self._stream = self._pick_stream()
-        except VideoError:
+        except EchoReelError:
             self._container.close()
             raise
 
@@ -126,10 +127,10 @@ class VideoFile:
         videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not videos:
             what = "only sound" if streams.audio else "no pictures"
-            raise VideoError(f"{self.name!r} holds {what}: choose a file with a video track.")
+            raise EchoReelError(f"{self.name!r} holds {what}: choose a file with a video track.")
         stream = videos[0]
         if stream.codec_context is None:
-            raise VideoError(
+            raise EchoReelError(
                 f"{self.name!r} uses a video codec that cannot be decoded here: convert it to H.264 (mp4)."
             )
         stream.thread_type = "AUTO"
@@ -140,7 +141,7 @@ class VideoFile:
         """Read packets, as far as `selection` needs, into `times` and `end`. `step` is called now and then.
 
         Raises:
-            VideoError: there are no frames.
+            EchoReelError: there are no frames.
         """
         start, count, until = selection.reach()
         time_base, rate = self._stream.time_base, self.rate or Fraction(25)
@@ -182,7 +183,7 @@ class VideoFile:
             self.times = [i / rate for i in range(packets)]
             self.end = packets / rate
         else:
-            raise VideoError(f"{self.name!r} holds no frames: choose another video.")
+            raise EchoReelError(f"{self.name!r} holds no frames: choose another video.")
 
     def length(self) -> Fraction:
         """How long the clip lasts, in seconds: told by its last packets where the container can jump to them (which
@@ -190,7 +191,7 @@ class VideoFile:
         after an edit list or a late first frame.
 
         Raises:
-            VideoError: there are no frames.
+            EchoReelError: there are no frames.
         """
         self.scan(FrameSelection(frames=1, every_nth=1))
         if not self._by_order and self._container.format.name != "mpeg":  # which miscounts its times after a jump
@@ -219,7 +220,7 @@ class VideoFile:
         `step` is called for each frame decoded; whatever it raises ends the reading.
 
         Raises:
-            VideoError: a chosen frame cannot be decoded.
+            EchoReelError: a chosen frame cannot be decoded.
         """
         run = None
         for wanted in times:
@@ -234,11 +235,11 @@ class VideoFile:
                 run = self._run(None, step)
                 found = run.advance(wanted)
             if found is None:
-                raise VideoError(
+                raise EchoReelError(
                     f"No picture of {self.name!r} can be decoded, though it is a video: convert it to H.264 (mp4)."
                 )
             if not _close(found, wanted):
-                raise VideoError(
+                raise EchoReelError(
                     f"{self.name!r} is damaged at {float(wanted):.3f} s, where a frame is to be taken:"
                     " choose another start or duration, or export the clip again."
                 )

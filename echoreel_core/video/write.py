@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from av.video.reformatter import Colorspace
 from torch import Tensor
 
-from .frame_choice import VideoError
+from ..errors import EchoReelError
 
 ENCODERS = {"libx264": {"crf": "18"}, "libopenh264": {}, "mpeg4": {"qscale": "2"}}
 BT709 = 1  # of ColorPrimaries, ColorTrc and Colorspace alike
@@ -22,15 +22,15 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float | Fraction, 
     under its name only when it is whole; an existing one is replaced.
 
     Raises:
-        VideoError: frames of another shape, none, not finite; a rate that is none; a file that cannot be written.
+        EchoReelError: frames of another shape, none, not finite; a rate that is none; a file that cannot be written.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise VideoError(f"The frames have shape {list(frames.shape)}: [frames, height, width, 3] is needed.")
+        raise EchoReelError(f"The frames have shape {list(frames.shape)}: [frames, height, width, 3] is needed.")
     if not 0 < fps < float("inf"):
-        raise VideoError(f"The frame rate is {fps} fps: use a number above 0.")
+        raise EchoReelError(f"The frame rate is {fps} fps: use a number above 0.")
     rate = Fraction(fps).limit_denominator(1001)
     if not rate:
-        raise VideoError(f"The frame rate is {fps} fps: use 0.001 or more.")
+        raise EchoReelError(f"The frame rate is {fps} fps: use 0.001 or more.")
     path = os.fspath(path)
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
@@ -38,7 +38,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float | Fraction, 
         _encode(temporary, frames, rate, title)
         os.replace(temporary, path)
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"The video {path!r} cannot be written: {error.strerror}.") from None
+        raise EchoReelError(f"The video {path!r} cannot be written: {error.strerror}.") from None
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -56,7 +56,7 @@ def _encode(path: str, frames: Tensor, rate: Fraction, title: str) -> None:
         context.color_primaries = context.color_trc = context.colorspace = BT709
         for index, frame in enumerate(frames):
             if not torch.isfinite(frame).all():
-                raise VideoError(f"Frame {index} holds values that are not numbers: the video is not written.")
+                raise EchoReelError(f"Frame {index} holds values that are not numbers: the video is not written.")
             image = (frame.float().clamp(0, 1) * 255).round().movedim(-1, 0)
             image = F.pad(image[None], (0, width % 2, 0, height % 2), mode="replicate")[0]
             image = image.movedim(0, -1).to("cpu", torch.uint8).contiguous()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...echoreel_core.errors import EchoReelError
 from .base import ModelFamily
 from .cogvideox import COGVIDEOX
 from .cosmos import COSMOS, COSMOS_PREDICT2
@@ -36,24 +37,24 @@ FAMILIES: tuple[ModelFamily, ...] = (
 def find_family(diffusion_model: torch.nn.Module) -> ModelFamily:
     """The table entry of a diffusion model, recognised by the names of its classes.
 
-    Raises: ValueError naming the model and what is supported.
+    Raises: EchoReelError naming the model and what is supported.
     """
     class_names = frozenset(cls.__name__ for cls in type(diffusion_model).__mro__)
     for family in FAMILIES:
         if family.recognises(diffusion_model, class_names):
             return family
-    raise ValueError(
+    raise EchoReelError(
         f"EchoReel does not know the model {type(diffusion_model).__name__}. "
         f"It works with: {', '.join(family.title for family in FAMILIES)}."
     )
 
 
 def family_named(name: str) -> ModelFamily:
-    """The table entry an adapter names. Raises: ValueError naming the family and what is supported."""
+    """The table entry an adapter names. Raises: EchoReelError naming the family and what is supported."""
     for family in FAMILIES:
         if family.name == name:
             return family
-    raise ValueError(
+    raise EchoReelError(
         f"The EchoReel adapter is for models of the family {name!r}, which this version of the pack does not know. "
         f"It knows: {', '.join(family.name for family in FAMILIES)}."
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...echoreel_core.action.injection import AnySite
+from ...echoreel_core.errors import EchoReelError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ModelFamily:
         frames_per_latent: video frames per latent frame; the first latent frame holds one.
         video_channels: of its latents, where the latent format counts those of sound as well.
         frames_in_batch: whether a clip is carried as [T, C, H, W], not as [1, C, T, H, W].
-        changes_in_place: whether its blocks write into their own hidden states, so that they can not be run again for
+        changes_in_place: whether its blocks write into their own hidden states, so that they cannot be run again for
             their gradients.
     """
 
@@ -101,10 +102,10 @@ def format_named(name: str, by_channels: Mapping[int, str] | None = None) -> Cal
 def patched_grid(latents: Tensor, patch: tuple[int, int, int], **changes: int) -> TokenGrid:
     """The grid of latents [B, C, T, H, W] cut into patches of (t, h, w); what does not divide is padded up.
 
-    Raises: ValueError where the latents are a picture's.
+    Raises: EchoReelError where the latents are a picture's.
     """
     if latents.dim() != 5:
-        raise ValueError(
+        raise EchoReelError(
             f"EchoReel needs video latents, the model got latents of the shape {list(latents.shape)}: "
             "use an empty latent video."
         )

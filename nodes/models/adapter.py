@@ -68,7 +68,7 @@ def _read_checkpoint(path: str) -> tuple[AdapterConfig, dict[str, Tensor]]:
 
 
 def load_adapter(path: str) -> LoadedAdapter:
-    """Loads an adapter file. Raises: ValueError as `read_adapter` does."""
+    """Loads an adapter file. Raises: EchoReelError as `read_adapter` does."""
     return adapter_from_weights(*read_adapter(path), path, read_adapter)
 
 

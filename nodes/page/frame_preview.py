@@ -35,7 +35,7 @@ def frame_preview(values: dict[str, Any], step: Callable[[int, int], None]) -> d
         row in `columns`. aspect: width of a frame over its height.
 
     Raises:
-        VideoError: the sentence that running the node gives.
+        EchoReelError: the sentence that running the node gives.
     """
     path = input_path(values["file"])
     sampling = chosen_selection(

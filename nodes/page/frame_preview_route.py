@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 from comfy_api.latest import io
 
-from ...echoreel_core.video.frames import VideoError
+from ...echoreel_core.errors import EchoReelError
 from ..load_reference_video import LoadReferenceVideo, input_path
 from .frame_preview import frame_preview
 
@@ -58,7 +58,7 @@ async def answer(request: web.Request) -> web.Response:
 
     try:
         return await asyncio.get_running_loop().run_in_executor(READER, look)
-    except VideoError as error:
+    except EchoReelError as error:
         return web.json_response({"error": str(error)}, status=400)
     except PageLeft:
         return web.Response()
@@ -68,7 +68,7 @@ def widget_values(query: Mapping[str, str]) -> dict[str, Any]:
     """The node's widgets by name: what `query` says, else their defaults, within the limits of the node.
 
     Raises:
-        VideoError: not a number, or one beyond the limits.
+        EchoReelError: not a number, or one beyond the limits.
     """
     values: dict[str, Any] = {}
     for widget in LoadReferenceVideo.define_schema().inputs:
@@ -88,7 +88,7 @@ def _number(widget: io.Int.Input | io.Float.Input, text: str | float) -> float:
     if not widget.min <= number <= widget.max:
         what = "a whole number" if kind is int else "a number"
         name = widget.display_name or widget.id
-        raise VideoError(f"{name!r} is {text!r}: use {what} from {widget.min} to {widget.max}.")
+        raise EchoReelError(f"{name!r} is {text!r}: use {what} from {widget.min} to {widget.max}.")
     return number
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.library.search import Hit
-from ...echoreel_core.video.frames import FrameSelection, VideoError, read_video
+from ...echoreel_core.video.frames import FrameSelection, read_video
 from .drawing import CARD, GROUND, MARK, TEXT, letters, to_frame, to_picture
 
 WIDTH, HEIGHT = 256, 144  # of a frame, pixels
@@ -56,8 +57,8 @@ def _frame(hit: Hit) -> tuple[Image.Image | None, str]:
         return None, "not on this disk"
     try:
         middle = read_video(hit.path, FrameSelection(3, "even"), width=WIDTH, height=HEIGHT, crop="pad").frames[1]
-    except VideoError:
-        return None, "can not be read"
+    except EchoReelError:
+        return None, "cannot be read"
     return to_picture(middle), ""
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...echoreel_core.action.action import Timing
+from ...echoreel_core.errors import EchoReelError
 from ..families.base import ModelFamily, TokenGrid
 from .windows import ClipFrames
 
@@ -36,7 +37,7 @@ STEPS = {
 def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name: str) -> tuple[float, ...]:
     """The factors of a preset, or for "custom" those in `numbers`.
 
-    Raises: ValueError where those are no numbers with commas between.
+    Raises: EchoReelError where those are no numbers with commas between.
     """
     if preset != CUSTOM:
         return presets[preset]
@@ -45,7 +46,7 @@ def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name
     except ValueError:
         factors = (math.nan,)
     if not all(map(math.isfinite, factors)):
-        raise ValueError(
+        raise EchoReelError(
             f"The {name} are {numbers!r}: write numbers with commas between, like 1, 0.5, 0. They are spread evenly "
             "from the first to the last."
         )
@@ -123,5 +124,5 @@ def level_size(size: tuple[int, int], positions: int) -> tuple[int, int]:
     while height * width > positions:
         height, width = (height + 1) // 2, (width + 1) // 2
     if height * width != positions:
-        raise ValueError(f"a block with {positions} positions does not belong to latents of {size[0]} x {size[1]}")
+        raise EchoReelError(f"a block with {positions} positions does not belong to latents of {size[0]} x {size[1]}")
     return height, width

@@ -21,6 +21,7 @@ from torch import Tensor
 from ...echoreel_core.action.action import Action, Role
 from ...echoreel_core.action.attention import ActionAttention, ActionContext
 from ...echoreel_core.action.injection import AnySite, added_layers
+from ...echoreel_core.errors import EchoReelError
 from ..families.base import ModelFamily, TokenGrid
 from .control import Control, value_at
 from .windows import ClipFrames, clip_frames
@@ -205,7 +206,7 @@ class ActionPatch:
         contexts = {role: self.action.context(role, call.frames.total, call.frames.at, timing) for role in call.roles}
         batch = contexts[call.roles[0]].tokens.shape[0]
         if batch not in (1, clips):
-            raise ValueError(
+            raise EchoReelError(
                 f"The action holds {batch} samples, the latents {clips}: encode one reference, or one per latent."
             )
         if len(contexts) == 1 and batch == 1:
@@ -265,18 +266,18 @@ def check_fit(family: ModelFamily, diffusion_model: torch.nn.Module, wanted: dic
     Args:
         wanted: width of the hidden state by block name, as the adapter was trained.
 
-    Raises: ValueError naming both numbers where a block is missing or of another width.
+    Raises: EchoReelError naming both numbers where a block is missing or of another width.
     """
     sites = {site.name: site for site in family.sites(diffusion_model)}
     missing = [name for name in wanted if name not in sites]
     if missing:
-        raise ValueError(
+        raise EchoReelError(
             f"The EchoReel adapter was trained for another {family.title} model: it has layers for {len(wanted)} "
             f"blocks, this model has {len(sites)} (there is no {missing[0]}). Use the adapter made for it."
         )
     for name, dim in wanted.items():
         if sites[name].dim != dim:
-            raise ValueError(
+            raise EchoReelError(
                 f"The EchoReel adapter was trained for a {family.title} model that is {dim} wide at {name}, this one "
                 f"is {sites[name].dim} wide: use the adapter made for it."
             )

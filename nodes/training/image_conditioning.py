@@ -14,6 +14,7 @@ import comfy.clip_vision
 import torch
 from torch import Tensor
 
+from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
 
 VISION = "clip_vision_output"
@@ -103,7 +104,7 @@ def _wan(base: Any, clip: Clip) -> dict[str, Any]:
 
 def _svd(_base: Any, clip: Clip) -> dict[str, Any]:
     if clip.vision is None:
-        raise ValueError(
+        raise EchoReelError(
             "Stable Video Diffusion is told its image by a CLIP vision model: connect the one of its checkpoint to "
             "clip_vision."
         )
@@ -198,13 +199,13 @@ UNTRAINABLE = {
 
 
 def check_trainable(base: Any) -> None:
-    """Raises: ValueError, in one sentence, for a model that EchoReel can be applied to but not trained on."""
+    """Raises: EchoReelError, in one sentence, for a model that EchoReel can be applied to but not trained on."""
     name = type(base).__name__
     if name in UNTRAINABLE:
-        raise ValueError(f"The model {name} {UNTRAINABLE[name]}: train on the model that makes the video.")
+        raise EchoReelError(f"The model {name} {UNTRAINABLE[name]}: train on the model that makes the video.")
     inputs = getattr(base.diffusion_model, "in_channels", None)
     if name == "CogVideoX" and inputs > 2 * base.latent_format.latent_channels:
-        raise ValueError(
+        raise EchoReelError(
             "CogVideoX for inpainting is told what to take out of a video, which pairs of clips do not tell: train on "
             "its text-to-video or image-to-video model."
         )
@@ -213,7 +214,7 @@ def check_trainable(base: Any) -> None:
 def image_conditioning(base: Any, clip: Clip) -> Conditioning:
     """What the host's model is given of a clip beside its text, ready for the cache.
 
-    Raises: ValueError where that takes a model that is not connected.
+    Raises: EchoReelError where that takes a model that is not connected.
     """
     for cls in type(base).__mro__:
         if cls.__name__ in IMAGE_CONDITIONING:

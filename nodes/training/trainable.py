@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...echoreel_core.action.adapter import content_id
 from ...echoreel_core.action.injection import AnySite
+from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
 from ...echoreel_core.training.loss import prediction_of, seed_of
 from ...echoreel_core.training.trainable import Attach, NoiseLevel, Prediction, TrainableModel
@@ -58,7 +59,7 @@ class TrainableHostModel(TrainableModel):
     Args:
         patcher: the MODEL; to train on, a copy of its own (`own_copy`), inside of `sampling_run`.
 
-    Raises: ValueError where EchoReel does not know the model, can not be trained on it, or it predicts something the
+    Raises: EchoReelError where EchoReel does not know the model, cannot be trained on it, or it predicts something the
         trainer does not know.
     """
 
@@ -71,7 +72,7 @@ class TrainableHostModel(TrainableModel):
         self._sampling = sampling = patcher.get_model_object("model_sampling")
         kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
         if kind not in PREDICTIONS:
-            raise ValueError(f"EchoReel can not be trained on a model that predicts as {kind}: use its plain one.")
+            raise EchoReelError(f"EchoReel cannot be trained on a model that predicts as {kind}: use its plain one.")
         self.prediction = PREDICTIONS[kind]
         self._rectified = kind == "COSMOS_RFLOW"
         if self.prediction != "flow":
@@ -225,7 +226,7 @@ class TrainableHostModel(TrainableModel):
                 latent_shapes=shapes,
             )
         except KeyError as error:
-            raise ValueError(
+            raise EchoReelError(
                 f"{self._family.title} has to be told {error}, which the text encoder does not give: connect the one "
                 "that belongs to the model."
             ) from None
@@ -274,10 +275,10 @@ class TrainableHostModel(TrainableModel):
         return [latents] if self._has_sound else latents
 
     def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
-        """See `TrainableModel`. Raises: ValueError where the model is run on a part of the clip."""
+        """See `TrainableModel`. Raises: EchoReelError where the model is run on a part of the clip."""
         found = self._family.to_frames(hidden, self._grid)
         if found is not None and found.shape[1] != frames:
-            raise ValueError(
+            raise EchoReelError(
                 f"The model is run on {found.shape[1]} frames of the clip's {frames}: train without context windows."
             )
         return found
@@ -287,7 +288,7 @@ class TrainableHostModel(TrainableModel):
         return self._family.from_frames(tokens, like, self._grid)
 
     def checkpointed_modules(self) -> Sequence[torch.nn.Module]:
-        """See `TrainableModel`. What changes its own input can not be run on it again."""
+        """See `TrainableModel`. What changes its own input cannot be run on it again."""
         return [] if self._family.changes_in_place else [site.block for site in self.sites()]
 
     @contextmanager
@@ -295,7 +296,7 @@ class TrainableHostModel(TrainableModel):
         """The host's models are written for sampling: some change hidden states in place, some kernels know no
         gradient unless the host is told that it trains.
 
-        Raises: ValueError where one knows none even then.
+        Raises: EchoReelError where one knows none even then.
         """
         management = comfy.model_management
         before = getattr(management, "in_training", False)
@@ -307,8 +308,8 @@ class TrainableHostModel(TrainableModel):
         except RuntimeError as error:
             if "autograd" not in str(error):
                 raise
-            raise ValueError(
-                f"{self._family.title} can not be trained in this version of ComfyUI: a kernel that it uses has no "
+            raise EchoReelError(
+                f"{self._family.title} cannot be trained in this version of ComfyUI: a kernel that it uses has no "
                 "gradient."
             ) from error
         finally:
@@ -325,7 +326,7 @@ class TrainingSampler(comfy.samplers.Sampler):
     def sample(self, model_wrap: Any, _sigmas: Tensor, extra_args: dict, _callback: Any, noise: Tensor, *_: Any) -> Any:
         """See the host's `Sampler`."""
         options = {name: value for name, value in extra_args["model_options"].items() if name != "context_handler"}
-        self._family._inside = model_wrap, options
+        self._trainable._inside = model_wrap, options
         self.result = self._work()
         return torch.zeros_like(noise)
 
@@ -333,10 +334,10 @@ class TrainingSampler(comfy.samplers.Sampler):
 def own_copy(model: Any) -> Any:
     """A MODEL with weights of its own, not made in inference mode; call it outside of that.
 
-    Raises: ValueError where whoever loaded it does not say how to load it again.
+    Raises: EchoReelError where whoever loaded it does not say how to load it again.
     """
     if getattr(model, "cached_patcher_init", None) is None:
-        raise ValueError(
+        raise EchoReelError(
             "Train EchoReel works on a copy of the model, which the node that loaded it does not provide for: load it "
             "with one of ComfyUI's own loaders."
         )

@@ -70,7 +70,7 @@ def from_state_dict(cls: type, config: dict, metadata: dict | None = None, buffe
 
 
 def from_config(name: str, unet_config: dict) -> Any:
-    """Past the detection, for sizes it can not express."""
+    """Past the detection, for sizes it cannot express."""
     config = find("comfy.supported_models", name)(dict(unet_config))
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, "", device=CPU)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-# Around the canvas lie the page's own bars; the note on the left can not be read in small.
+# Around the canvas lie the page's own bars; the note on the left cannot be read in small.
 TOP, LEFT, RIGHT = 75, 0.16, 0.80
 DARKEST = 30  # of the canvas; nodes and groups are brighter
 

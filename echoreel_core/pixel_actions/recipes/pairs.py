@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...errors import EchoReelError
 from ...lvdm.autoencoder import load_autoencoder
 from ..model.latents import encode
 from ..world.actions import CHANNELS, SEEN
@@ -45,7 +46,7 @@ class Pairs:
     def __init__(self, folder: Path) -> None:
         seeds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("pairs-*.safetensors"))
         if not seeds:
-            raise ValueError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
+            raise EchoReelError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
         self._chunks = []
         for seed in seeds:
             clips = pair(seed)

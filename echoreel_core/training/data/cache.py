@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import EchoReelError
 from ...files import read_description, read_tensors, write_safetensors
-from ...video.frames import VideoError, read_video
+from ...video.frames import read_video
 from ..config import VideoSettings
 from ..trainable import Encoders
 from .batches import Batch
@@ -110,7 +111,7 @@ def build_cache(
     May be interrupted at any time: every file is whole or not there, and the next call goes on from it. Files that can
     not be read are left out, with every pair that needs them.
 
-    Raises: ValueError where no pair is left.
+    Raises: EchoReelError where no pair is left.
     """
     folder, result = Path(folder), CacheResult()
     for name in ("latents", "text"):
@@ -125,7 +126,7 @@ def build_cache(
             try:
                 show = (path, framing) in targets
                 made, key, rate = _cached_clip(folder, path, framing, encoders, digests, show)
-            except VideoError as error:
+            except EchoReelError as error:
                 result.bad.append(f"{path.name}: {error}")
                 line = f"bad     {path.name}: {error}"
             else:
@@ -163,7 +164,7 @@ def build_cache(
             entries.append([target, references, pair.held_out])
     result.pairs, result.held_out = len(entries), sum(held_out for _, _, held_out in entries)
     if not entries:
-        raise ValueError(f"No pair is left to train on: {result.bad[0] if result.bad else 'there were none'}.")
+        raise EchoReelError(f"No pair is left to train on: {result.bad[0] if result.bad else 'there were none'}.")
     _write_json(
         folder / MANIFEST,
         {
@@ -183,12 +184,12 @@ def _cached_clip(
 ) -> tuple[bool, str, float]:
     """(whether it had to be made, its key, its frames per second); `show` it to the model where it is to make it.
 
-    Raises: VideoError where it can not be read.
+    Raises: EchoReelError where it cannot be read.
     """
     try:
         key = _key(VERSION, digests.of(path), asdict(framing), encoders.identity, show)
     except OSError as error:
-        raise VideoError(f"it can not be read ({error.strerror})") from None
+        raise EchoReelError(f"it cannot be read ({error.strerror})") from None
     file = folder / "latents" / f"{key}.safetensors"
     if file.exists():
         return False, key, read_description(file, CLIP_KIND, VERSION)["fps"]
@@ -215,14 +216,14 @@ def _write_conditioning(
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The cache's manifest, or None where there is none yet. Raises: ValueError where it is damaged."""
+    """The cache's manifest, or None where there is none yet. Raises: EchoReelError where it is damaged."""
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run `cache` again.") from None
+        raise EchoReelError(f"{path} is damaged ({error}): delete it and run `cache` again.") from None
     return manifest if manifest.get("version") == VERSION else None
 
 
@@ -234,11 +235,11 @@ class CachedPairs:
     """
 
     def __init__(self, folder: str | os.PathLike, held_out: bool = False) -> None:
-        """Raises: ValueError where the folder holds no finished cache."""
+        """Raises: EchoReelError where the folder holds no finished cache."""
         self.folder = Path(folder)
         manifest = read_manifest(folder)
         if manifest is None:
-            raise ValueError(f"There is no finished cache in {folder}: run `cache` first.")
+            raise EchoReelError(f"There is no finished cache in {folder}: run `cache` first.")
         self.clips: list[list[str]] = manifest["clips"]
         self.pairs = [
             (target, references) for target, references, measures in manifest["pairs"] if measures == held_out
@@ -250,7 +251,7 @@ class CachedPairs:
         return len(self.pairs)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """See `PairSource`. Raises: ValueError where a file of the cache is missing or damaged."""
+        """See `PairSource`. Raises: EchoReelError where a file of the cache is missing or damaged."""
         rows = []
         for index, seed in zip(indices, seeds, strict=True):
             target, references = self.pairs[index]

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import EchoReelError
+
 TOKENS = "cross_attn"
 """The entry that holds the text tokens [L, W]."""
 
@@ -42,7 +44,7 @@ def batch_key(value: Any) -> Hashable:
 def pack(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
     """The value as JSON, its tensors put into `tensors` under names that say where they belong.
 
-    Raises: ValueError naming a value that can not be kept in a file.
+    Raises: EchoReelError naming a value that cannot be kept in a file.
     """
     if isinstance(value, Tensor):
         tensors[name] = value
@@ -54,7 +56,7 @@ def pack(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
         return {"list": [pack(item, tensors, f"{inner}{place}") for place, item in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise ValueError(f"The conditioning holds {name}, a {type(value).__name__}, which the cache can not keep.")
+    raise EchoReelError(f"The conditioning holds {name}, a {type(value).__name__}, which the cache cannot keep.")
 
 
 def unpack(layout: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...errors import EchoReelError
 from ...video.captions import VIDEO_SUFFIXES, name_in_words, sidecar_caption
 from ..config import DataSettings
 from ..loss import seed_of
@@ -46,19 +47,19 @@ class Pair:
 def read_pairs(settings: DataSettings) -> list[Pair]:
     """All pairs that the settings name; no video is opened.
 
-    Raises: ValueError, naming the file and the entry, where there are none or something is missing.
+    Raises: EchoReelError, naming the file and the entry, where there are none or something is missing.
     """
     source = settings.pairs
     if source.is_dir():
         pairs = _from_folder(source, settings)
     elif source.is_file():
         if settings.held_out_actions:
-            raise ValueError("held_out_actions is for a folder of actions; for a list of pairs use held_out.")
+            raise EchoReelError("held_out_actions is for a folder of actions; for a list of pairs use held_out.")
         pairs = _from_list(source, settings)
     else:
-        raise ValueError(f"There are no pairs at {source}: name a folder, a .json or a .jsonl file.")
+        raise EchoReelError(f"There are no pairs at {source}: name a folder, a .json or a .jsonl file.")
     if not pairs:
-        raise ValueError(f"{source} holds no pairs: it takes two clips of an action to make one.")
+        raise EchoReelError(f"{source} holds no pairs: it takes two clips of an action to make one.")
     return pairs
 
 
@@ -72,15 +73,15 @@ def _from_list(path: Path, settings: DataSettings) -> list[Pair]:
     for number, entry in enumerate(_entries(path), start=1):
         where = f"{path.name}, entry {number}"
         if not isinstance(entry, Mapping):
-            raise ValueError(f"{where} is not an object in braces: {str(entry)[:60]}.")
+            raise EchoReelError(f"{where} is not an object in braces: {str(entry)[:60]}.")
         keys = next((keys for keys in SPELLINGS if all(key in entry for key in keys)), None)
         if keys is None:
             missing = [key for key in SPELLINGS[0] if key not in entry]
-            raise ValueError(f"{where} lacks {', '.join(missing)} (or inject_text and inject_video_path).")
+            raise EchoReelError(f"{where} lacks {', '.join(missing)} (or inject_text and inject_video_path).")
         values = [entry[key] for key in keys]
         for key, value in zip(keys, values, strict=True):
             if not isinstance(value, str):
-                raise ValueError(f"{where}: {key} is {value!r}, it has to be text.")
+                raise EchoReelError(f"{where}: {key} is {value!r}, it has to be text.")
         prompt, target, caption, reference = values
         pairs.append(
             Pair(
@@ -98,11 +99,11 @@ def _entries(path: Path) -> Iterable[object]:
         if path.suffix != ".jsonl":
             entries = json.loads(text)
             if not isinstance(entries, list):
-                raise ValueError(f"{path.name} holds no list of pairs: it has to begin with [.")
+                raise EchoReelError(f"{path.name} holds no list of pairs: it has to begin with [.")
             return entries
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not valid JSON: {error}.") from None
+        raise EchoReelError(f"{path.name} is not valid JSON: {error}.") from None
 
 
 def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
@@ -117,7 +118,7 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0)
             hint = f"; the nearest there is, is {near[0]}" if near else ""
-            raise ValueError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}.")
+            raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}.")
     pairs = []
     for action in actions:
         paths = sorted(path for path in action.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...action.adapter import AdapterConfig, EchoReelAdapter, content_id, read_adapter
+from ...errors import EchoReelError
 from ...lvdm.autoencoder import AutoencoderConfig, load_autoencoder
 from ...lvdm.checkpoint import ReleasedCheckpoint, build, load_released
 from ...lvdm.text_encoder import CLIPTextEncoder, TextConfig
@@ -35,10 +36,10 @@ class ReleasedModel:
 
     @cached_property
     def parts(self) -> ReleasedCheckpoint:
-        """The checkpoint, memory-mapped. Raises: ValueError where it is missing or another model's."""
+        """The checkpoint, memory-mapped. Raises: EchoReelError where it is missing or another model's."""
         path = self.config.model.checkpoint
         if not path.is_file():
-            raise ValueError(f"There is no checkpoint {path}.")
+            raise EchoReelError(f"There is no checkpoint {path}.")
         return load_released(path)
 
     @cached_property
@@ -51,10 +52,12 @@ class ReleasedModel:
 
     @cached_property
     def encoders(self) -> Encoders:
-        """VAE and text encoder, float32. Raises: ValueError where the checkpoint or the tokenizer lacks one."""
+        """VAE and text encoder, float32. Raises: EchoReelError where the checkpoint or the tokenizer lacks one."""
         name, parts = self.config.model.checkpoint.name, self.parts
         if not parts.vae or not parts.text:
-            raise ValueError(f"{name} holds no {'text encoder' if parts.vae else 'VAE'}: use an all-in-one checkpoint.")
+            raise EchoReelError(
+                f"{name} holds no {'text encoder' if parts.vae else 'VAE'}: use an all-in-one checkpoint."
+            )
         weights = {key.removeprefix(TEXT_WRAPPER): weight for key, weight in parts.text.items()}
         with torch.device("meta"):
             text = CLIPTextEncoder(TextConfig.from_state_dict(weights))
@@ -74,7 +77,7 @@ class ReleasedModel:
     def adapter(self) -> EchoReelAdapter:
         """What is trained: fresh, or as [adapter] start says.
 
-        Raises: ValueError where what to start from, or the size of the reference, does not fit.
+        Raises: EchoReelError where what to start from, or the size of the reference, does not fit.
         """
         settings = self.config.adapter
         wanted = self._adapter_config()
@@ -85,10 +88,10 @@ class ReleasedModel:
         config, weights = read_start(settings.start)
         sizes = [(site.name, site.dim) for site in config.sites]
         if sizes != [(site.name, site.dim) for site in wanted.sites]:
-            raise ValueError(f"{settings.start.name} is an adapter for another model than this checkpoint's.")
+            raise EchoReelError(f"{settings.start.name} is an adapter for another model than this checkpoint's.")
         if config.prism.latent_size != wanted.prism.latent_size:
             height, width = (side * self._factor for side in config.prism.latent_size)
-            raise ValueError(
+            raise EchoReelError(
                 f"{settings.start.name} takes references of {width} x {height} pixels: set this as width and height "
                 "in [reference] (or [video])."
             )
@@ -121,10 +124,10 @@ class ReleasedModel:
 def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Config and weights of an adapter file, or of the EchoReel parts of an all-in-one checkpoint.
 
-    Raises: ValueError where the file is missing or holds neither.
+    Raises: EchoReelError where the file is missing or holds neither.
     """
     if not path.is_file():
-        raise ValueError(f"There is no adapter {path} to start from.")
+        raise EchoReelError(f"There is no adapter {path} to start from.")
     try:
         return read_adapter(path)
     except ValueError as not_an_adapter:
@@ -133,5 +136,5 @@ def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
         except ValueError:
             raise not_an_adapter from None
     if parts.adapter_config is None:
-        raise ValueError(f"{path.name} holds no EchoReel layers to start from.")
+        raise EchoReelError(f"{path.name} holds no EchoReel layers to start from.")
     return parts.adapter_config, parts.adapter

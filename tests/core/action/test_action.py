@@ -276,14 +276,14 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "broken.safetensors"
     for data in contents:
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=r"^broken\.safetensors can not be read as safetensors"):
+        with pytest.raises(ValueError, match=r"^broken\.safetensors cannot be read as safetensors"):
             load_action(path)
     save_file({"x": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="is not an EchoReel action"):
         load_action(path)
     with pytest.raises(ValueError, match="missing.safetensors"):
         load_action(tmp_path / "missing.safetensors")
-    with pytest.raises(ValueError, match="can not be read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         load_action(tmp_path)
 
 
@@ -296,7 +296,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(ValueError, match=r"action\.safetensors can not be written \(File too large\)"):
+        with pytest.raises(ValueError, match=r"action\.safetensors cannot be written \(File too large\)"):
             save_action(make_action(2), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -320,6 +320,6 @@ def test_unwritable_places(tmp_path, problem):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     path = tmp_path / ("file/a.safetensors" if problem == "below a file" else "folder")
-    with pytest.raises(ValueError, match="can not be written"):
+    with pytest.raises(ValueError, match="cannot be written"):
         save_action(make_action(1), path)
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder"]

@@ -105,7 +105,7 @@ def test_other_files_are_refused(tmp_path):
         read_adapter(path)
     make_adapter().save(path)
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="can not be read as safetensors"):
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
         read_adapter(path)
 
 

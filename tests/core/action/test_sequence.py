@@ -191,7 +191,7 @@ def test_what_can_not_be_put_in_sequence():
     for crossfade in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="from 0 to 1"):
             sequence(FIRST, SECOND, crossfade=crossfade)
-    with pytest.raises(ValueError, match="A blend or a sequence can not be attended to"):
+    with pytest.raises(ValueError, match="A blend or a sequence cannot be attended to"):
         combine([sequence(FIRST, SECOND), THIRD], "attend to all", [1, 1])
 
 

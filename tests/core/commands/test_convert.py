@@ -76,7 +76,7 @@ def test_what_is_refused(source, tmp_path, capsys):
     fails(capsys, source, target, "--adapter", target, message="choose two names")
     (tmp_path / "broken.pt").write_bytes(source.read_bytes()[:5000])
     fails(capsys, tmp_path / "broken.pt", target, message="incomplete or damaged")
-    fails(capsys, source, source / "below.safetensors", message="can not be written")
+    fails(capsys, source, source / "below.safetensors", message="cannot be written")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["broken.pt"]
 
     base = tmp_path / "base.safetensors"
@@ -99,7 +99,7 @@ def run_limited(source, target, limit: str) -> subprocess.CompletedProcess:
 def test_a_disk_that_fills_up_leaves_nothing(source, tmp_path):
     done = run_limited(source, tmp_path / "out.safetensors", "-f 2000")  # blocks of 512 bytes, far below what it takes
     assert done.returncode == 1
-    assert done.stderr.startswith("convert: ") and "can not be written (File too large)" in done.stderr
+    assert done.stderr.startswith("convert: ") and "cannot be written (File too large)" in done.stderr
     assert done.stderr.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The demo command: what it writes, and what it says where it can not."""
+"""The demo command: what it writes, and what it says where it cannot."""
 
 from __future__ import annotations
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from echoreel_core.errors import EchoReelError
 from echoreel_core.library import build as reference_library
 from echoreel_core.library import search as library_search
 from echoreel_core.library import tables as caption_tables
 from echoreel_core.library.build import build_library
 from echoreel_core.library.database import ELSEWHERE, connect
-from echoreel_core.library.search import LibraryError, ReferenceLibrary
+from echoreel_core.library.search import ReferenceLibrary
 from echoreel_core.video.captions import caption_of_names, name_in_words
 
 WEBVID = "videoid contentUrl duration page_dir name".split()
@@ -158,7 +159,7 @@ def test_an_emptied_folder_empties_no_library(tmp_path, clips):
     build_library(library, clips)
     clips.rename(tmp_path / "away")
     clips.mkdir()  # a disk that is not mounted looks like this
-    with pytest.raises(LibraryError, match="holds no videos"):
+    with pytest.raises(EchoReelError, match="holds no videos"):
         build_library(library, clips)
     assert len(captions(library, "jump")) == 3
 
@@ -252,10 +253,10 @@ def test_absolute_paths_in_a_table(tmp_path, clips):
 )
 def test_damaged_tables(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
-    with pytest.raises(LibraryError, match=words) as error:
+    with pytest.raises(EchoReelError, match=words) as error:
         build_library(tmp_path / "l.sqlite", tmp_path / name)
     assert name in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(LibraryError, match="half built"):
+    with pytest.raises(EchoReelError, match="half built"):
         ReferenceLibrary(tmp_path / "l.sqlite")
 
 
@@ -312,7 +313,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_library(tmp_path, monkeypat
 
         with pytest.raises(Stop):
             build_library(library, source, progress=progress)
-        with pytest.raises(LibraryError, match="half built"):
+        with pytest.raises(EchoReelError, match="half built"):
             ReferenceLibrary(library)
         build_library(library, source)
         assert contents(library) == whole
@@ -335,7 +336,7 @@ def test_a_killed_build_goes_on(tmp_path):
     library = tmp_path / "l.sqlite"
     assert subprocess.run([sys.executable, "-c", code, root, library, table]).returncode == 9
     assert (tmp_path / "l.sqlite-journal").exists()
-    with pytest.raises(LibraryError, match="half built"):
+    with pytest.raises(EchoReelError, match="half built"):
         ReferenceLibrary(library)
     assert build_library(library, table).added == 100
     build_library(tmp_path / "whole.sqlite", table)
@@ -381,7 +382,7 @@ def test_nothing_typed_is_an_operator(tmp_path, query):
 @pytest.mark.parametrize("query", ["", "  ", "*", '"', "()", "\0", "😀"])
 def test_a_query_without_words(tmp_path, query):
     build_library(tmp_path / "l.sqlite", write_webvid(tmp_path / "t.csv", ["jump"]))
-    with pytest.raises(LibraryError, match="no word to search for"):
+    with pytest.raises(EchoReelError, match="no word to search for"):
         search(tmp_path / "l.sqlite", query)
 
 
@@ -446,7 +447,7 @@ def test_other_and_damaged_files(tmp_path):
         path = tmp_path / name
         before = path.read_bytes()
         for act in (lambda: search(path, "jump"), lambda: build_library(path, table)):
-            with pytest.raises(LibraryError, match=words) as error:
+            with pytest.raises(EchoReelError, match=words) as error:
                 act()
             assert name in str(error.value) and "\n" not in str(error.value)
         assert path.read_bytes() == before
@@ -463,12 +464,12 @@ def test_other_and_damaged_files(tmp_path):
     db.execute("PRAGMA user_version = 2")
     db.close()
     refused("newer.sqlite", "update the pack")
-    with pytest.raises(LibraryError, match=r"no library none\.sqlite"):
+    with pytest.raises(EchoReelError, match=r"no library none\.sqlite"):
         ReferenceLibrary(tmp_path / "none.sqlite")
     assert not (tmp_path / "none.sqlite").exists()
     data = good.read_bytes()
     (tmp_path / "cut.sqlite").write_bytes(data[: len(data) // 3])
-    with pytest.raises(LibraryError, match=r"cut\.sqlite can not be used.*damaged"):
+    with pytest.raises(EchoReelError, match=r"cut\.sqlite cannot be used.*damaged"):
         search(tmp_path / "cut.sqlite", "jump")
 
 
@@ -476,7 +477,7 @@ def test_a_library_is_not_filled_from_another_source(tmp_path, clips):
     library = tmp_path / "l.sqlite"
     build_library(library, clips)
     table = write_webvid(tmp_path / "t.csv", ["jump"])
-    with pytest.raises(LibraryError, match=r"built from clips.*t\.csv another name"):
+    with pytest.raises(EchoReelError, match=r"built from clips.*t\.csv another name"):
         build_library(library, table)
     assert len(captions(library, "jump")) == 3
 
@@ -500,7 +501,7 @@ def test_a_second_build_at_the_same_time_is_refused(tmp_path, clips, monkeypatch
     other = sqlite3.connect(library, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     monkeypatch.setattr(sqlite3, "connect", lambda *args, real=sqlite3.connect, **kw: real(*args, timeout=0, **kw))
-    with pytest.raises(LibraryError, match="in use"):
+    with pytest.raises(EchoReelError, match="in use"):
         build_library(library, clips)
     other.execute("ROLLBACK")
     other.close()

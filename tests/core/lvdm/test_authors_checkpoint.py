@@ -187,7 +187,7 @@ def test_truncated_files(tmp_path, weights, form):
     whole = path.read_bytes()
     for share in (0, 1e-6, 1e-4, 0.01, 0.3, 0.9, 0.999999):
         path.write_bytes(whole[: int(len(whole) * share)])
-        refuse(path, "damaged", "incomplete", "can not be read as safetensors")
+        refuse(path, "damaged", "incomplete", "cannot be read as safetensors")
 
 
 def test_damaged_bytes_in_the_directory_of_tensors(tmp_path, weights):
@@ -222,7 +222,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         torch.save(content, path)
         refuse(path, "another architecture")
     refuse(tmp_path / "missing.pt", "No such file")
-    refuse(tmp_path, "can not be opened")
+    refuse(tmp_path, "cannot be opened")
 
 
 def test_other_architectures(tmp_path, weights):

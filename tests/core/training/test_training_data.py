@@ -97,7 +97,7 @@ def test_wrong_settings(tmp_path, section, name, value, message):
 
 def test_missing_settings(tmp_path):
     path = tmp_path / "config.toml"
-    with pytest.raises(ValueError, match=r"config.toml can not be read: No such file"):
+    with pytest.raises(ValueError, match=r"config.toml cannot be read: No such file"):
         read_config(path)
     path.write_text("[data]\npairs = 'x'\ncache = 'y'\n")
     with pytest.raises(ValueError, match=r"config.toml, \[model\]: checkpoint is missing."):
@@ -266,7 +266,7 @@ def test_a_conditioning_that_no_file_can_hold_is_named(tmp_path, actions):
         def image_conditioning(self, frames, fps):
             return {"models": [object()]}
 
-    with pytest.raises(ValueError, match=r"holds told\.models\.0, a object, which the cache can not keep"):
+    with pytest.raises(ValueError, match=r"holds told\.models\.0, a object, which the cache cannot keep"):
         build_cache(tmp_path / "cache", actions, Strange(), VIDEO)
 
 

@@ -198,6 +198,6 @@ def test_refuses_the_state_of_another_adapter(tmp_path):
         checkpoints.resume(other, tmp_path / "step-0000001")
     state = tmp_path / "step-0000001" / checkpoints.STATE_FILE
     state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{checkpoints.STATE_FILE} can not be read"):
+    with pytest.raises(ValueError, match=f"{checkpoints.STATE_FILE} cannot be read"):
         checkpoints.resume(trainer, tmp_path / "step-0000001")
     assert json.dumps(trainer.state()[1])

@@ -16,7 +16,8 @@ import pytest
 import torch
 from video_clips import SIZE, bars, cut_by_edit_list, damage, numbers, turn, write_clip, write_long_clip, write_sound
 
-from echoreel_core.video.frames import FrameSelection, VideoError, fit, read_video, select_images
+from echoreel_core.errors import EchoReelError
+from echoreel_core.video.frames import FrameSelection, fit, read_video, select_images
 from echoreel_core.video.reader import VideoFile
 
 ROOT = Path(__file__).parents[3]
@@ -350,7 +351,7 @@ def test_caption_is_the_text_beside_the_clip_else_its_title(tmp_path):
 
 
 def refused(source, **sampling) -> str:
-    with pytest.raises(VideoError) as error:
+    with pytest.raises(EchoReelError) as error:
         read_video(source, FrameSelection(**sampling))
     message = str(error.value)
     assert "\n" not in message and message.endswith(".")
@@ -429,15 +430,15 @@ def test_questions_without_an_answer(clip):
         {"start": float("inf")},
         {"mode": "random"},
     ):
-        with pytest.raises(VideoError, match=r"\.$"):
+        with pytest.raises(EchoReelError, match=r"\.$"):
             FrameSelection(**wrong)
-    with pytest.raises(VideoError, match="0 x 256"):
+    with pytest.raises(EchoReelError, match="0 x 256"):
         read_video(clip, width=0)
-    with pytest.raises(VideoError, match="'zoom'"):
+    with pytest.raises(EchoReelError, match="'zoom'"):
         read_video(clip, crop="zoom")
-    with pytest.raises(VideoError, match="GB"):
+    with pytest.raises(EchoReelError, match="GB"):
         read_video(clip, FrameSelection(frames=10**6), width=4096, height=4096)
-    with pytest.raises(VideoError, match="no frames"):
+    with pytest.raises(EchoReelError, match="no frames"):
         select_images(torch.zeros(0, 8, 8, 3), [], Fraction(0))
 
 

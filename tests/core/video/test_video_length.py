@@ -9,7 +9,8 @@ import pytest
 from test_video import KINDS
 from video_clips import cut_by_edit_list, write_clip, write_long_clip, write_sound
 
-from echoreel_core.video.frames import VideoError, video_length
+from echoreel_core.errors import EchoReelError
+from echoreel_core.video.frames import video_length
 
 FRAME = Fraction(1, 25)
 
@@ -65,5 +66,5 @@ def test_a_long_clip_is_not_read_to_its_end(tmp_path):
 
 
 def test_no_video(tmp_path):
-    with pytest.raises(VideoError, match="only sound"):
+    with pytest.raises(EchoReelError, match="only sound"):
         video_length(write_sound(tmp_path / "a.m4a"))

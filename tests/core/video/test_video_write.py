@@ -8,7 +8,8 @@ import pytest
 import torch
 from video_clips import bars, numbers
 
-from echoreel_core.video.frames import FrameSelection, VideoError, read_video
+from echoreel_core.errors import EchoReelError
+from echoreel_core.video.frames import FrameSelection, read_video
 from echoreel_core.video.write import write_video
 
 
@@ -63,7 +64,7 @@ def test_a_failure_leaves_nothing_behind_and_nothing_lost(tmp_path):
     broken = frames(4)
     broken[2, 0, 0, 0] = float("nan")
     (tmp_path / "a.mp4").write_bytes(b"kept")
-    with pytest.raises(VideoError, match="Frame 2"):
+    with pytest.raises(EchoReelError, match="Frame 2"):
         write_video(tmp_path / "a.mp4", broken, 8)
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     assert (tmp_path / "a.mp4").read_bytes() == b"kept"
@@ -74,11 +75,11 @@ def test_a_failure_leaves_nothing_behind_and_nothing_lost(tmp_path):
 
 def test_what_cannot_be_written(tmp_path):
     for wrong in (torch.zeros(2, 8, 8, 4), torch.zeros(8, 8, 3), torch.zeros(0, 8, 8, 3)):
-        with pytest.raises(VideoError, match="shape"):
+        with pytest.raises(EchoReelError, match="shape"):
             write_video(tmp_path / "a.mp4", wrong, 8)
     for rate in (0, -1, float("inf"), float("nan"), 1e-9):
-        with pytest.raises(VideoError, match="rate"):
+        with pytest.raises(EchoReelError, match="rate"):
             write_video(tmp_path / "a.mp4", frames(1), rate)
-    with pytest.raises(VideoError, match="cannot be written"):
+    with pytest.raises(EchoReelError, match="cannot be written"):
         write_video(tmp_path / "none" / "a.mp4", frames(1), 8)
     assert not list(tmp_path.iterdir())

@@ -184,7 +184,7 @@ def test_where_sources_may_lie(build, folder):
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", ".x", "a\0b", 'a"b', "x" * 101])
 def test_names_that_libraries_can_not_have(build, folder, name):
-    with pytest.raises(ValueError, match="can not be called"):
+    with pytest.raises(ValueError, match="cannot be called"):
         run_build(build, name=name)
     assert not list(folder.rglob("*.sqlite"))
 

@@ -151,7 +151,7 @@ def test_an_interrupt_saves_and_the_next_run_goes_on(nodes, lvdm, folders, monke
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", "a/b", ".hidden"])
 def test_a_name_that_is_no_folder_is_refused(nodes, name):
-    with pytest.raises(ValueError, match="can not be a folder's name"):
+    with pytest.raises(ValueError, match="cannot be a folder's name"):
         nodes.TrainEchoReel.execute(None, None, None, **settings(name=name))
 
 
@@ -258,7 +258,7 @@ def test_a_kernel_without_a_gradient_is_told_in_one_sentence(nodes):
     from echoreel_pack.nodes.training.trainable import TrainableHostModel
 
     host = TrainableHostModel(tiny_models.wan())
-    with pytest.raises(ValueError, match="Wan 2.1 and 2.2 can not be trained in this version of ComfyUI"):
+    with pytest.raises(ValueError, match="Wan 2.1 and 2.2 cannot be trained in this version of ComfyUI"):
         with host.gradient_context():
             raise RuntimeError("Trying to backward through x but no autograd formula was registered")
     assert not comfy.model_management.in_training
