@@ -1,12 +1,14 @@
-"""Safetensors files with a JSON description in their metadata, written whole or not at all."""
+"""Files written whole or not at all, and safetensors with a JSON description in their metadata."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch import Tensor
 from .errors import EchoReelError
 
 METADATA_KEY = "echoreel"
+ABANDONED = 3600
+"""Seconds after which a temporary file that nobody writes to is what a killed process left."""
 _TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -31,6 +35,31 @@ _TYPE_NAMES = {
 }
 
 
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary file beside `path` to write to, which takes that name when the `with` ends well, and else goes.
+
+    What a killed process left of an earlier attempt goes too. The folder is made where it is missing.
+
+    Raises: OSError where the folder or the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_safetensors(
     path: str | os.PathLike,
     tensors: Mapping[str, Tensor],
@@ -38,7 +67,7 @@ def write_safetensors(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes tensors and description to a temporary file beside `path`, then renames it into place.
+    """Writes tensors and description as one file, whole or not at all.
 
     Tensors are converted, copied from their device and written one by one: beside what the caller holds it takes the
     memory of the largest. (The library's `save_file` needs all of them converted at once, and refuses two names for
@@ -68,23 +97,17 @@ def write_safetensors(
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with whole_file(path) as temporary, open(temporary, "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for name in names:
                 tensor = tensors[name].detach().to("cpu", stored_dtype(tensors[name]))
                 file.write(tensor.flatten().view(torch.uint8).numpy().data)
-        os.replace(temporary, path)
     except OSError as error:
         raise EchoReelError(
             f"{path} cannot be written ({error.strerror or error}): it takes {end / 1e6:,.0f} MB in a folder that you "
             "may write to."
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[str, Any]:

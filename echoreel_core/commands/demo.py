@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     """Runs the command; yields what it has to say, line by line. Raises: EchoReelError where it cannot be done."""
     import torch
 
+    from ..files import whole_file
     from ..pixel_actions.model.adapted_model import generate, noise_for
     from ..pixel_actions.model.embedded import load_embedded
     from ..pixel_actions.model.latents import decode, encode
@@ -89,7 +90,6 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     arguments.out.mkdir(parents=True, exist_ok=True)
     film, sheet = arguments.out / "demo.mp4", arguments.out / "demo.png"
     write_video(film, side_by_side(clips), 8, title=arguments.prompt)
-    temporary = sheet.with_suffix(".part")
-    contact_sheet(clips).save(temporary, "PNG")
-    os.replace(temporary, sheet)
+    with whole_file(sheet) as temporary:
+        contact_sheet(clips).save(temporary, "PNG")
     yield f"Wrote {film} and {sheet}"

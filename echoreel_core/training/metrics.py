@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import whole_file
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -23,9 +25,8 @@ class MetricsLog:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.records = [record for record in read_metrics(self.path) if record["step"] <= step] if step else []
-        temporary = self.path.with_name(f".{self.path.name}.part")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        os.replace(temporary, self.path)
+        with whole_file(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds one line; `record` names its "step"."""
@@ -116,10 +117,5 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.05) -> list
 
 def save_curves(records: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Writes `draw_curves` as PNG, whole or not at all."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with whole_file(path) as temporary:
         draw_curves(records).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

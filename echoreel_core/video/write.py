@@ -10,6 +10,7 @@ from av.video.reformatter import Colorspace
 from torch import Tensor
 
 from ..errors import EchoReelError
+from ..files import whole_file
 
 ENCODERS = {"libx264": {"crf": "18"}, "libopenh264": {}, "mpeg4": {"qscale": "2"}}
 BT709 = 1  # of ColorPrimaries, ColorTrc and Colorspace alike
@@ -32,16 +33,11 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float | Fraction, 
     if not rate:
         raise EchoReelError(f"The frame rate is {fps} fps: use 0.001 or more.")
     path = os.fspath(path)
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
-        _encode(temporary, frames, rate, title)
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            _encode(os.fspath(temporary), frames, rate, title)
     except (av.error.FFmpegError, OSError) as error:
         raise EchoReelError(f"The video {path!r} cannot be written: {error.strerror}.") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _encode(path: str, frames: Tensor, rate: Fraction, title: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...errors import EchoReelError
+from ...files import whole_file
 from ...lvdm.autoencoder import load_autoencoder
 from ..model.latents import encode
 from ..world.actions import CHANNELS, SEEN
@@ -36,8 +36,8 @@ def write_chunks(folder: Path, autoencoder: Path, first: int, last: int) -> None
             torch.cat([encode(model, render(clips[start : start + 64])) for start in range(0, CHUNK, 64)])
             for clips in pair(seed)
         ]
-        save_file({"latents": torch.stack(halves).half()}, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        with whole_file(path) as temporary:
+            save_file({"latents": torch.stack(halves).half()}, temporary)
 
 
 class Pairs:

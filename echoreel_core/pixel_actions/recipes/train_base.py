@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ...files import whole_file
 from ...lvdm.ddim import alphas_cumprod
 from ..model.base_model import BaseModel
 from ..world.words import dropped
@@ -48,8 +48,8 @@ def averaged(average: nn.Module, model: nn.Module, step: int, decay: float = 0.9
 
 
 def save(state: dict, path: Path) -> None:
-    torch.save(state, path.with_suffix(".part"))
-    os.replace(path.with_suffix(".part"), path)
+    with whole_file(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_base(path: Path) -> BaseModel:

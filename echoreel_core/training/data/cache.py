@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...errors import EchoReelError
-from ...files import read_description, read_tensors, write_safetensors
+from ...files import read_description, read_tensors, whole_file, write_safetensors
 from ...video.frames import read_video
 from ..config import VideoSettings
 from ..trainable import Encoders
@@ -54,12 +54,8 @@ def _key(*parts: object) -> str:
 
 
 def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Digests:
