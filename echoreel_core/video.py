@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .clip_captions import sidecar_caption
 from .video_file import Source, VideoFile
-from .video_times import Sampling, VideoError
+from .video_times import CROPS, Sampling, VideoError
 
 __all__ = [
     "CROPS",
@@ -25,8 +25,6 @@ __all__ = [
     "sidecar_caption",
     "video_length",
 ]
-
-CROPS = ("stretch", "center", "pad")
 
 Progress = Callable[[int, int], None]
 """Called with (frames ready, frames in all), also for each frame passed over. What it raises stops the reading."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MODES = ("every_nth", "even", "fps")
+CROPS = ("stretch", "center", "pad")
 
 # Times are typed to the millisecond and Matroska stores them so: this much off still means the same frame.
 TOLERANCE = Fraction(1, 1000)

@@ -10,8 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..video import CROPS
-from ..video_times import MODES, Sampling
+from ..video_times import CROPS, MODES, Sampling
 from .loss import Weighting
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
