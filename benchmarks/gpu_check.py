@@ -35,7 +35,7 @@ CHECKS = {
     for check in (
         Check("device", facts.check, 45),
         Check("parity", parity.check, 90),
-        Check("training-wan", wan_step.check, 120),
+        Check("training-wan", wan_step.check, 150),
         Check("training-embedded", embedded.check, 45),
         Check("layer-wan-1.3b", partial(layers.check_wan, sizes=WAN_1_3B, name="Wan 2.1 1.3B"), 75),
         Check("layer-wan-14b", partial(layers.check_wan, sizes=WAN_14B, name="Wan 2.1 14B"), 75),

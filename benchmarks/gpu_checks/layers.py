@@ -114,10 +114,10 @@ def check_lvdm(bench: Bench) -> None:
     for site in make()[1]:
         heads = config.heads
         layer = ActionAttention(site.dim, action_dim, heads=heads, head_dim=site.dim // heads, max_distance=frames)
-        nn.init.normal_(layer.to_out.weight, std=site.dim**-0.5)
+        nn.init.normal_(layer.to_out.weight, std=3 * site.dim**-0.5)  # so that rounding does not hide it
         layers.append(layer.to(bench.device).fold(context, torch.bfloat16, bench.device))
     name = f"LVDM UNet, {frames} frames, {8 * side} x {8 * side}"
-    measure(bench, Subject(name, make, layers, f"the whole model, {len(layers)} layers", compiling=150))
+    measure(bench, Subject(name, make, layers, f"the whole model, {len(layers)} layers", compiling=100))
 
 
 def measure(bench: Bench, subject: Subject) -> None:
@@ -151,9 +151,12 @@ def _measure_compiled(bench: Bench, subject: Subject, call: Call, with_layers: C
     result = _first(adapted())
     error, change = (_distance(result, _first(other())) for other in (with_layers, call))
     overhead = _overhead(bench, bare, adapted)
-    remark = f"{backend}: {bare_remark}; with the layer: {adapted_remark}; off eager by {error:.1e} of its size"
-    if error > change / 2:
-        overhead = f"failed: compiled, it gives other numbers (without the layer they differ by {change:.1e})"
+    remark = (
+        f"torch.compile ({backend}): {bare_remark}; with the layer: {adapted_remark}; off eager by {error:.1e} of its "
+        f"size, of which the layer makes {change:.1e}"
+    )
+    if not error <= change / 2:
+        overhead = "failed: compiled, it gives other numbers"
     bench.row(line, overhead, remark)
 
 

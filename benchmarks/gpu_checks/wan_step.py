@@ -90,7 +90,7 @@ def _step_row(
     forward: dict[int, float],
 ) -> None:
     tried = []
-    for frames in LATENT_FRAMES if not bench.small else (3,):
+    for frames in LATENT_FRAMES if not bench.small else (3, 2):
         size, side = (SIZE, REFERENCE_SIDE) if not bench.small else ((4, 6), 8)
         channels = host.model.sizes.channels
         text = (TEXT_TOKENS, host.model.sizes.text_width)
