@@ -38,6 +38,33 @@ def interleaved(
     return seconds
 
 
+def waited_for(work: Callable[[], object], device: torch.device, times: int = 1) -> Callable[[], None]:
+    """Does the work so many times in a row and waits until the device has done it."""
+
+    def run() -> None:
+        for _ in range(times):
+            work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
+def on_device(
+    works: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, most: int = 20
+) -> dict[str, list[float]]:
+    """Seconds each of the works takes, interleaved, in at most `most` rounds that take about so many `seconds` in all.
+
+    Short works are done several times in a row, so that a GPU does not wait for the Python that starts them.
+    """
+    first = interleaved({name: waited_for(work, device) for name, work in works.items()}, 1)
+    times = max(1, min(50, round(0.04 / max(min(runs[0] for runs in first.values()), 1e-6))))
+    round_ = sum(runs[0] for runs in first.values()) * times
+    repeats = max(3, min(most, int(seconds / round_)))
+    taken = interleaved({name: waited_for(work, device, times) for name, work in works.items()}, repeats)
+    return {name: [run / times for run in runs] for name, runs in taken.items()}
+
+
 def median_ratio(slow: list[float], fast: list[float]) -> float:
     """The median over rounds of how many times as long `slow` took as `fast` in the same round."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))

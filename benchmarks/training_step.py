@@ -108,17 +108,9 @@ def make_data(size: str, folder: Path, count: int = 8) -> tuple[list[Pair], Vide
 
 def medians(works: Mapping[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, float]:
     """Median seconds of each."""
-
-    def waited_for(work: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            work()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-
-        return run
-
+    device = torch.device(options.device)
     seconds = timing.interleaved(
-        {name: waited_for(work) for name, work in works.items()}, options.repeats, options.cpu_time
+        {name: timing.waited_for(work, device) for name, work in works.items()}, options.repeats, options.cpu_time
     )
     return {name: statistics.median(values) for name, values in seconds.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,14 @@ class ReleasedModel:
             unet, adapter = LVDMUNet(parts.unet_config), EchoReelAdapter(parts.adapter_config)
         recorded = load_file(FIXTURES / f"{layout}.safetensors")
         return cls(build(unet, parts.unet), build(adapter, parts.adapter), recorded)
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> ReleasedModel:
+        """A copy: weights and inputs of that dtype on that device."""
+        unet, adapter = (copy.deepcopy(module).to(device, dtype) for module in (self.unet, self.adapter))
+        recorded = {
+            key: value.to(device, dtype if value.is_floating_point() else None) for key, value in self.recorded.items()
+        }
+        return ReleasedModel(unet, adapter, recorded)
 
     @torch.no_grad()
     def action(self, context: str = "context") -> Tensor:

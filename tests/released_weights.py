@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -32,4 +33,6 @@ def shapes_of(layout: str) -> dict[str, list[int]]:
 
 def make_state_dict(layout: str, prefix: str = "") -> dict[str, torch.Tensor]:
     """Tensors for every key of a layout that starts with `prefix`; keys are kept whole."""
-    return {key: draw(key, shape) for key, shape in shapes_of(layout).items() if key.startswith(prefix)}
+    shapes = {key: shape for key, shape in shapes_of(layout).items() if key.startswith(prefix)}
+    with ThreadPoolExecutor() as pool:  # one generator draws on one core only
+        return dict(zip(shapes, pool.map(draw, shapes, shapes.values()), strict=True))

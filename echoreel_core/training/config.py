@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import EchoReelError
-from ..video.frame_choice import MODES, FrameSelection
-from ..video.frames import CROPS
+from ..video.frame_choice import CROPS, MODES, FrameSelection
 from .loss import Weighting
 
 MixedPrecision = Literal["no", "bf16", "fp16"]

@@ -12,6 +12,7 @@ from fractions import Fraction
 from ..errors import EchoReelError
 
 MODES = ("every_nth", "even", "fps")
+CROPS = ("stretch", "center", "pad")
 
 # Times are typed to the millisecond and Matroska stores them so: this much off still means the same frame.
 TOLERANCE = Fraction(1, 1000)

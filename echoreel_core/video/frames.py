@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import EchoReelError
 from .captions import sidecar_caption
-from .frame_choice import FrameSelection
+from .frame_choice import CROPS, FrameSelection
 from .reader import Source, VideoFile
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "sidecar_caption",
     "video_length",
 ]
-
-CROPS = ("stretch", "center", "pad")
 
 Progress = Callable[[int, int], None]
 """Called with (frames ready, frames in all), also for each frame passed over. What it raises stops the reading."""

@@ -1,6 +1,7 @@
 """What `comfy node pack` would publish, by its own rule: what git knows without what .comfyignore names."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MOST_BYTES = 25 * 2**20
+MAKING = tuple(f"echoreel_core/pixel_actions/{part}" for part in ("__main__.py", "recipes/", "evaluation/", "results/"))
+"""How the embedded models are made and measured: in the repository only."""
 
 
 def git(*arguments: str) -> list[str]:
@@ -43,7 +46,12 @@ def test_it_is_small(archive):
 def test_what_only_developers_need_stays_out(archive):
     inside = {path for path in archive if path.split("/")[0] in ("tests", "benchmarks", ".ci", ".github")}
     assert not inside
-    for path in ("tests/core/test_new.py", "benchmarks/new.py", "echoreel_core/pixel_actions/recipes/base.png"):
+    for path in (
+        "tests/core/test_new.py",
+        "benchmarks/new.py",
+        MAKING[0],
+        *(f"{folder}new.py" for folder in MAKING[1:]),
+    ):
         assert left_out(path), path
     assert left_out("echoreel_core/pixel_actions/log.jsonl")
 
@@ -51,7 +59,7 @@ def test_what_only_developers_need_stays_out(archive):
 def test_what_users_need_is_in(archive):
     folders = ("nodes", "echoreel_core", "workflows", "web/docs", "locales/zh", "locales/ja", "locales/ko", "docs")
     for folder in folders:
-        tracked = [path for path in git("ls-files", folder) if "/curves/" not in path]
+        tracked = [path for path in git("ls-files", folder) if not path.startswith(MAKING)]
         assert tracked, folder
         assert set(tracked) <= archive, folder
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "node_list.json", "LICENSE", "README.md"} <= archive
@@ -72,3 +80,14 @@ def test_installing_brings_no_torch_and_pins_nothing():
     assert lines == PROJECT["project"]["dependencies"]
     assert not [line for line in lines if line.startswith("torch") or "==" in line]
     assert not (ROOT / "install.py").exists()
+
+
+def test_what_ships_does_not_import_what_stays_behind(archive, tmp_path):
+    modules = [path for path in archive if path.startswith("echoreel_core/") and path.endswith(".py")]
+    for path in modules:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    names = [path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in sorted(modules)]
+    names = [name for name in names if not name.endswith("__main__")]
+    code = f"import importlib\nfor name in {names}: importlib.import_module(name)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
