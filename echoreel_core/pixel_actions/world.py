@@ -120,21 +120,23 @@ def palettes() -> Tensor:
 
 
 def render(clips: Clips, resolution: int = RESOLUTION, frames: int = FRAMES) -> Tensor:
-    """Draw the clips, where they are: `[batch, frames, 3, resolution, resolution]`, float32 in 0 to 1."""
-    device = clips.draws.device
-    pose = clips.poses(frames)
-    count = len(pose)
+    """Draw the clips: `[batch, frames, 3, resolution, resolution]`, float32 in 0 to 1, on their device."""
+    return paint(clips, clips.poses(frames), resolution)
+
+
+def paint(clips: Clips, pose: Tensor, resolution: int) -> Tensor:
+    """The clips' subjects in any poses `[batch, frames, 6]`, as `render` gives them. Nothing is read back from the
+    device."""
+    count, frames = pose.shape[:2]
     fine = resolution * _SAMPLES
-    grid = (torch.arange(fine, device=device) + 0.5) * (RESOLUTION / fine)
+    grid, sprites, centre, sizes, shades, scenes = _tables(resolution, pose.device)
     dx = grid[None, None, None, :] - (RESOLUTION / 2 + REACH * pose[..., 0, None, None])
     dy = grid[None, None, :, None] - (RESOLUTION / 2 + REACH * pose[..., 1, None, None])
     # Undo, in order: rotation, shear, scale. What is left is the place in the sprite.
     cos, sin = pose[..., 4, None, None].cos(), pose[..., 4, None, None].sin()
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
     u = u + pose[..., 5, None, None] * v
-    cell = torch.tensor(list(SIZES.values()), device=device)[clips.size] / _SPRITE
-    sprites, centre = (table.to(device) for table in _sprites())
-    centre = centre[clips.subject]
+    cell, centre = sizes[clips.size] / _SPRITE, centre[clips.subject]
     u = u / (cell[:, None] * torch.exp2(pose[..., 2]))[..., None, None] + (centre[:, 0, None, None, None] + _SPRITE / 2)
     v = v / (cell[:, None] * torch.exp2(pose[..., 3]))[..., None, None] + (centre[:, 1, None, None, None] + _SPRITE / 2)
     inside = (u >= 0) & (u < _SPRITE) & (v >= 0) & (v < _SPRITE)
@@ -143,6 +145,15 @@ def render(clips: Clips, resolution: int = RESOLUTION, frames: int = FRAMES) -> 
     shade = shade.reshape(count * frames, 1, fine, fine)
     cover = torch.cat([(shade == level) for level in (1, 2, 3)], 1).float()
     cover = torch.nn.functional.avg_pool2d(cover, _SAMPLES).reshape(count, frames, 3, resolution, resolution)
-    painted = torch.einsum("nfshw,nsc->nfchw", cover, palettes().to(device)[clips.colour])
-    scenes = backgrounds(resolution).to(device)[clips.background]
-    return painted + (1 - cover.sum(2, keepdim=True)) * scenes[:, None]
+    painted = torch.einsum("nfshw,nsc->nfchw", cover, shades[clips.colour])
+    return painted + (1 - cover.sum(2, keepdim=True)) * scenes[clips.background][:, None]
+
+
+@cache
+@torch.inference_mode(False)
+def _tables(resolution: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What `paint` looks up, on a device."""
+    fine = resolution * _SAMPLES
+    grid = (torch.arange(fine) + 0.5) * (RESOLUTION / fine)
+    tables = (grid, *_sprites(), torch.tensor(list(SIZES.values())), palettes(), backgrounds(resolution))
+    return tuple(table.to(device) for table in tables)

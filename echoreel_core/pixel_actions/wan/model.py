@@ -65,9 +65,16 @@ def rotations(frames: int, height: int, width: int, head_dim: int, device: torch
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x `[B, N, heads, head_dim]` with its neighbouring channels turned in pairs; cos and sin `[N, 1, head_dim / 2]`."""
+    """x `[B, N, heads, head_dim]`, neighbouring channels turned in pairs; cos and sin `[N, 1, head_dim / 2]`."""
     a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """In the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
@@ -77,7 +84,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
-        self.norm_q, self.norm_k = (nn.RMSNorm(width, eps=1e-6) for _ in range(2))
+        self.norm_q, self.norm_k = (RMSNorm(width, eps=1e-6) for _ in range(2))
 
     def forward(self, x: Tensor, context: Tensor, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """x `[B, N, width]` looks at context `[B, M, width]`; `turn` are cosine and sine of `rotations`."""

@@ -32,7 +32,7 @@ class CausalConv3d(nn.Conv3d):
 
 
 class FrameConv2d(nn.Conv2d):
-    """A convolution of each frame of `[B, C, T, H, W]` by itself; with a stride the padding is below and right alone."""
+    """A convolution of each frame of `[B, C, T, H, W]` by itself; with a stride, padded below and right alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.to(x.dtype)[:, :, None], self.bias.to(x.dtype)
@@ -108,15 +108,18 @@ class Double(nn.Module):
 
     def __init__(self, width: int, time: bool) -> None:
         super().__init__()
-        self.resample = nn.Sequential(nn.Upsample(scale_factor=(1, 2, 2)), FrameConv2d(width, width // 2, 3))
+        self.resample = nn.Sequential(nn.Identity(), FrameConv2d(width, width // 2, 3))
         self.time_conv = CausalConv3d(width, 2 * width, (3, 1, 1)) if time else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.time_conv is not None and x.shape[2] > 1:
-            later = self.time_conv(x[:, :, 1:])  # which never sees the first frame
-            later = torch.stack(later.chunk(2, 1), 3).flatten(2, 3)
-            x = torch.cat([x[:, :, :1], later], 2)
-        return self.resample(x)
+        x = x.movedim(1, -1)  # each value is repeated with its channels together, as they lie in memory
+        if self.time_conv is not None and x.shape[1] > 1:
+            later = self.time_conv(x[:, 1:].movedim(-1, 1)).movedim(1, -1)  # which never sees the first frame
+            later = later.unflatten(-1, (2, -1)).movedim(-2, 2).flatten(1, 2)
+            x = torch.cat([x[:, :1], later], 1)
+        batch, frames, height, width, channels = x.shape
+        x = x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2, -1)
+        return self.resample(x.reshape(batch, frames, 2 * height, 2 * width, channels).movedim(-1, 1))
 
 
 def _middle(width: int) -> nn.Sequential:
