@@ -161,7 +161,7 @@ class WanModel(nn.Module):
         time = self.time_embedding(torch.cat([waves.cos(), waves.sin()], 1))
         each = self.time_projection(time).unflatten(1, (6, -1))
         text = self.text_embedding(text)
-        hidden = rearrange(self.patch_embedding(x), "b c t h w -> b (t h w) c")
+        hidden = rearrange(self.patch_embedding(x), "b c t h w -> b (t h w) c").to(self.head.modulation.dtype)
         for block in self.blocks:
             hidden = block(hidden, each, text, turn)
         sizes = {"t": frames, "h": height, "w": width, "y": PATCH, "x": PATCH}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...embedded_files import EMBEDDED_FILE
 from ...text import CLIPTextEncoder
@@ -123,6 +123,17 @@ def _measure(
         if left() > 0.05:
             cells, _ = measure.base(model, text, vae, judge, count // 2, log, **other)
             results.add(**{json.dumps(other): cells})
+
+
+def _sheet(pixels: dict[str, Tensor], path: Path) -> None:
+    """A few clips of each split."""
+    from ..show import contact_sheet
+
+    clips = {}
+    for split, part in pixels.items():
+        rows = range(0, len(part), max(1, len(part) // 16))
+        clips |= {f"{split} {row}": part[row].float().cpu() for row in rows}
+    contact_sheet(clips, factor=2).save(path)
 
 
 def _guarded(log: Callable[..., None], work: Callable[[], None]) -> None:
