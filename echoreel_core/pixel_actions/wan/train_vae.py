@@ -27,7 +27,7 @@ class VAESettings:
     width: int = 24
     frames: int = 8 * FRAMES
     seed: int = 11
-    rate: float = 2e-3
+    rate: float = 6e-3
     short: float = 0.6
     divergence: float = 5e-4
     clips: int = 32768  # from which all are drawn
