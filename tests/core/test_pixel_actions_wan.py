@@ -5,15 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
+from echoreel_core.adapter import EchoReelAdapter
+from echoreel_core.embedded_files import EMBEDDED_FILE
 from echoreel_core.pixel_actions.actions import SEEN
+from echoreel_core.pixel_actions.export import load_embedded
 from echoreel_core.pixel_actions.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.wan.captions import Captions
+from echoreel_core.pixel_actions.wan.data import turns
 from echoreel_core.pixel_actions.wan.latents import FRAMES, MEAN, RESOLUTION, STD, seen, seen_frames
+from echoreel_core.pixel_actions.wan.model import WanConfig, WanModel, start
 from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
+from echoreel_core.pixel_actions.wan.pairs import WanPairs
 from echoreel_core.pixel_actions.wan.sampling import euler
+from echoreel_core.pixel_actions.wan.trainable import WanTrainable
 from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
 from echoreel_core.pixel_actions.words import END_ROW, UNKNOWN, content_rows, ids
 from echoreel_core.pixel_actions.world import backgrounds, draw_clips, render
+from echoreel_core.training.adapters import default_adapter_config
+from echoreel_core.training.config import TrainingSettings
+from echoreel_core.training.loop import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +117,46 @@ def test_euler_follows_a_straight_flow_exactly():
     clean, noise = torch.randn(2, 16, 9, 8, 8), torch.randn(2, 16, 9, 8, 8)
     for steps, shift in ((1, 3.0), (4, 8.0)):
         assert torch.allclose(euler(lambda x, level: noise - clean, noise, steps, shift), clean, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    torch.manual_seed(0)
+    text = load_embedded(EMBEDDED_FILE)[0].base.text
+    return WanPairs(WanVAE(8).requires_grad_(False), text, 1, 1, turning=2, chunk=8)
+
+
+def test_a_pair_is_one_motion_by_two_figures(pairs):
+    first, second = pairs.clips
+    assert torch.equal(first.draws, second.draws) and torch.equal(first.action, second.action)
+    assert (first.subject != second.subject).all() and (first.background != second.background).all()
+    batch = pairs.batch([0, 1], [0, 0])
+    assert torch.equal(batch.target[0], batch.reference[1]) and torch.equal(batch.prompt[0], batch.caption[1])
+    assert torch.equal(batch.target[0], pairs.latents[0, 0].float())
+    assert len(pairs) == 2 * (8 + int(turns(first).sum()))
+
+
+def test_the_trainer_takes_the_second_base(pairs):
+    """One step of the shipped trainer moves the added layers, and nothing of the base."""
+    torch.manual_seed(0)
+    model = start(WanModel(WanConfig(width=32, depth=2, heads=2, feed_forward=64)))
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    host = WanTrainable(model)
+    config = default_adapter_config(
+        "wan",
+        [(site.name, site.dim) for site in host.sites()],
+        latent_channels=16,
+        latent_size=(8, 8),
+        latent_frames=9,
+        text_width=48,
+        width=32,
+        depth=1,
+        heads=2,
+        head_dim=16,
+    )
+    adapter, before = EchoReelAdapter(config), [weight.clone() for weight in model.parameters()]
+    trainer = Trainer(host, adapter, pairs, TrainingSettings(steps=1, batch_size=2, mixed_precision="no"))
+    result = trainer.train_step()
+    assert 0.5 < result.loss < 4 and result.gradient_norm > 0
+    assert all(layer.to_out.weight.abs().max() > 0 for layer in adapter.attentions)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
