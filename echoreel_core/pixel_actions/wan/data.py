@@ -32,7 +32,7 @@ def turns(clips: Clips) -> Tensor:
 def latents_of(vae: WanVAE, clips: Clips, at_once: int = 64) -> Tensor:
     """Latents `[batch, 16, 9, 8, 8]` of clips, in half precision, on the VAE's device."""
     device = next(vae.parameters()).device
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     out = torch.empty(len(clips), *SHAPE, dtype=torch.float16, device=device)
     for rows in torch.arange(len(clips)).split(at_once):
         part = slice(int(rows[0]), int(rows[-1]) + 1)

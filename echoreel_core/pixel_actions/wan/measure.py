@@ -25,7 +25,7 @@ _AT_ONCE = 50
 
 def shown(vae: WanVAE, latents: Tensor) -> Tensor:
     """Latents as judge and tracker look at them: `[batch, 16, 3, 32, 32]`."""
-    dtype = torch.float16 if latents.device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if latents.device.type == "cuda" else torch.float32
     return torch.cat([seen(decode(vae, part, dtype)) for part in latents.split(_AT_ONCE)])
 
 
