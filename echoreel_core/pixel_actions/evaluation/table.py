@@ -52,8 +52,12 @@ def references(arm: str, clips: Clips, generator: torch.Generator) -> tuple[Clip
     return others, pixels
 
 
-def measure(pixels: Tensor, clips: Clips, others: Clips, judge: Judge) -> dict[str, Tensor]:
+def measure(
+    pixels: Tensor, clips: Clips, others: Clips, judge: Judge, truth: Tensor | None = None
+) -> dict[str, Tensor]:
     """Each measure per clip, `[batch]`; the correlation is NaN where the motion is of angle or shear alone.
+
+    `truth` is where the subject is at the frames of `pixels`, if they are not those of `Clips.track`.
 
     Faithful is a clip whose subject, colour and background are all the prompt's; it leaks where one of the three is
     not the prompt's but the reference's.
@@ -65,7 +69,9 @@ def measure(pixels: Tensor, clips: Clips, others: Clips, judge: Judge) -> dict[s
     other = torch.stack([others.subject, others.colour, others.background])
     return {
         "action_accuracy": (action == clips.action).float(),
-        "trajectory_correlation": trajectory_correlation(track(pixels, background), clips.track()),
+        "trajectory_correlation": trajectory_correlation(
+            track(pixels, background), clips.track() if truth is None else truth
+        ),
         "prompt_fidelity": (shown == asked).all(0).float(),
         "leakage": ((shown == other) & (shown != asked)).any(0).float(),
     }

@@ -16,20 +16,22 @@ _STEADY = (0.7, 0.7, 0.1, 0.1)  # a channel of the truth with less deviation (pi
 
 def background_of(pixels: Tensor) -> Tensor:
     """The background whose empty scene most pixels are closest to, `[batch]`."""
-    distance = (pixels[:, :, None] - backgrounds()[None, None]).abs().mean(3)  # [batch, frames, backgrounds, H, W]
+    distance = (
+        (pixels[:, :, None] - backgrounds().to(pixels.device)).abs().mean(3)
+    )  # [batch, frames, backgrounds, H, W]
     return distance.permute(0, 2, 1, 3, 4).flatten(2).median(2).values.argmin(1)
 
 
 def subject_mask(pixels: Tensor, background: Tensor) -> Tensor:
     """How much each pixel is subject, `[batch, frames, 32, 32]` in 0 to 1."""
-    distance = (pixels - backgrounds()[background][:, None]).abs().amax(2)
+    distance = (pixels - backgrounds().to(pixels.device)[background][:, None]).abs().amax(2)
     return ((distance - _DIFFERENT) / _DIFFERENT).clamp(0, 1)
 
 
 def colour_of(pixels: Tensor, background: Tensor) -> Tensor:
     """The subject colour whose main shade the subject's pixels are closest to, `[batch]`."""
     weight = subject_mask(pixels, background).flatten(1)
-    shades = palettes()[:, 0]
+    shades = palettes()[:, 0].to(pixels.device)
     distance = (pixels[:, :, None] - shades[None, None, :, :, None, None]).square().sum(3).sqrt()
     likeness = (1 - distance / 0.35).clamp(min=0)  # [batch, frames, colours, H, W]
     return (likeness.permute(0, 2, 1, 3, 4).flatten(2) * weight[:, None]).sum(2).argmax(1)
@@ -41,7 +43,7 @@ def track(pixels: Tensor, background: Tensor) -> Tensor:
     Where nothing is seen the place is the middle of the picture and the size is that of a single pixel.
     """
     mask = subject_mask(pixels, background)
-    along = torch.arange(RESOLUTION) + 0.5
+    along = torch.arange(RESOLUTION, device=pixels.device) + 0.5
     mass = mask.sum((2, 3))
     seen = mass > 1
     mass = mass.clamp(min=1e-6)
@@ -62,5 +64,5 @@ def trajectory_correlation(track: Tensor, truth: Tensor) -> Tensor:
     """
     a, b = (value - value.mean(1, keepdim=True) for value in (track, truth))
     r = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt().clamp(min=1e-6)
-    moves = truth.std(1) > torch.tensor(_STEADY)
+    moves = truth.std(1) > torch.tensor(_STEADY, device=truth.device)
     return torch.where(moves, r, 0).sum(1) / moves.sum(1)  # 0 / 0 is NaN

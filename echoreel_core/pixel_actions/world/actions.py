@@ -24,9 +24,9 @@ Motion = Callable[["Draws"], dict[str, Tensor]]
 class Draws:
     """The random numbers of a batch of clips, `[batch, DRAWS]` in 0 to 1, by meaning."""
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, frames: int = FRAMES) -> None:
         self.values = values
-        self.time = torch.linspace(0, 1, FRAMES, device=values.device)[None]  # [1, frames]
+        self.time = torch.linspace(0, 1, frames, device=values.device)[None]  # [1, frames]
 
     def between(self, index: int, low: float, high: float) -> Tensor:
         return low + (high - low) * self.values[:, index, None]
@@ -258,12 +258,15 @@ ACTIONS = {**SEEN, **UNSEEN}
 NAMES = tuple(ACTIONS)
 
 
-def poses(action: Tensor, draws: Tensor) -> Tensor:
-    """Poses `[batch, FRAMES, 6]` of clips whose actions are indices into NAMES and whose numbers are `draws`."""
-    out = draws.new_zeros(len(draws), FRAMES, len(CHANNELS))
+def poses(action: Tensor, draws: Tensor, frames: int = FRAMES) -> Tensor:
+    """Poses `[batch, frames, 6]` of clips whose actions are indices into NAMES and whose numbers are `draws`.
+
+    The motion takes the whole clip, however many frames it is shown in.
+    """
+    out = draws.new_zeros(len(draws), frames, len(CHANNELS))
     for index in action.unique().tolist():
         rows = (action == index).nonzero()[:, 0]
-        motion = ACTIONS[NAMES[index]][1](Draws(draws[rows]))
+        motion = ACTIONS[NAMES[index]][1](Draws(draws[rows], frames))
         for channel, value in motion.items():
-            out[rows, :, CHANNELS.index(channel)] = value.expand(len(rows), FRAMES)
+            out[rows, :, CHANNELS.index(channel)] = value.expand(len(rows), frames)
     return out

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .actions import ACTIONS, DRAWS, NAMES, poses
+from .actions import ACTIONS, DRAWS, FRAMES, NAMES, poses
 from .sprites import BACKGROUND_COLOURS, SIZES, SPRITES, SUBJECT_COLOURS, SUBJECTS
 
 RESOLUTION = 32
@@ -34,13 +34,18 @@ class Clips:
     def __getitem__(self, rows: slice | Tensor) -> Clips:
         return Clips(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def poses(self) -> Tensor:
-        """Ground truth `[batch, frames, 6]`, see `actions`."""
-        return poses(self.action, self.draws)
+    def to(self, device: torch.device | str) -> Clips:
+        """The same on another device."""
+        return Clips(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def track(self) -> Tensor:
-        """Ground truth `[batch, frames, 4]`: centre x and y in pixels, width and height in log2 of the scale."""
-        pose = self.poses()
+    def poses(self, frames: int = FRAMES) -> Tensor:
+        """Ground truth `[batch, frames, 6]`, see `actions`."""
+        return poses(self.action, self.draws, frames)
+
+    def track(self, frames: int = FRAMES) -> Tensor:
+        """Ground truth `[batch, frames, 4]`: centre x and y in pixels of a picture of 32 x 32, width and height in log2
+        of the scale."""
+        pose = self.poses(frames)
         return torch.cat([pose[..., :2] * REACH + RESOLUTION / 2, pose[..., 2:4]], -1)
 
     def captions(self) -> list[str]:
@@ -98,11 +103,13 @@ def _sprites() -> tuple[Tensor, Tensor]:
     return index, torch.stack([(filled.sum(1) * along).sum(1) / mass, (filled.sum(2) * along).sum(1) / mass], 1)
 
 
-def backgrounds() -> Tensor:
-    """The empty scenes, `[backgrounds, 3, 32, 32]` in 0 to 1: a wall lit from the upper left, and a darker floor."""
-    across = torch.linspace(0, 1, RESOLUTION)
+def backgrounds(resolution: int = RESOLUTION) -> Tensor:
+    """The empty scenes, `[backgrounds, 3, resolution, resolution]` in 0 to 1: a wall lit from the upper left, and a
+    darker floor. The mean of each 2 x 2 pixels is the pixel at half the resolution."""
+    scale = resolution / RESOLUTION
+    across = ((torch.arange(resolution) + 0.5) / scale - 0.5) / (RESOLUTION - 1)
     light = 1.2 - 0.2 * across[None, :] - 0.2 * across[:, None]
-    light = torch.where(torch.arange(RESOLUTION)[:, None] >= RESOLUTION - 4, light * 0.65, light)
+    light = torch.where(torch.arange(resolution)[:, None] >= resolution - 4 * scale, light * 0.65, light)
     return torch.tensor(list(BACKGROUND_COLOURS.values()))[:, :, None, None] / 255 * light
 
 
@@ -112,27 +119,41 @@ def palettes() -> Tensor:
     return torch.stack([main, 0.3 * main, 0.4 * main + 0.6], 1)
 
 
-def render(clips: Clips) -> Tensor:
-    """Draw the clips: `[batch, frames, 3, 32, 32]`, float32 in 0 to 1."""
-    pose = clips.poses()
+def render(clips: Clips, resolution: int = RESOLUTION, frames: int = FRAMES) -> Tensor:
+    """Draw the clips: `[batch, frames, 3, resolution, resolution]`, float32 in 0 to 1, on their device."""
+    return paint(clips, clips.poses(frames), resolution)
+
+
+def paint(clips: Clips, pose: Tensor, resolution: int) -> Tensor:
+    """The clips' subjects in any poses `[batch, frames, 6]`, as `render` gives them. Nothing is read back from the
+    device."""
     count, frames = pose.shape[:2]
-    grid = (torch.arange(RESOLUTION * _SAMPLES) + 0.5) / _SAMPLES
+    fine = resolution * _SAMPLES
+    grid, sprites, centre, sizes, shades, scenes = _tables(resolution, pose.device)
     dx = grid[None, None, None, :] - (RESOLUTION / 2 + REACH * pose[..., 0, None, None])
     dy = grid[None, None, :, None] - (RESOLUTION / 2 + REACH * pose[..., 1, None, None])
     # Undo, in order: rotation, shear, scale. What is left is the place in the sprite.
     cos, sin = pose[..., 4, None, None].cos(), pose[..., 4, None, None].sin()
     u, v = cos * dx + sin * dy, cos * dy - sin * dx
     u = u + pose[..., 5, None, None] * v
-    cell = torch.tensor(list(SIZES.values()))[clips.size] / _SPRITE
-    sprites, centre = _sprites()
-    centre = centre[clips.subject]
+    cell, centre = sizes[clips.size] / _SPRITE, centre[clips.subject]
     u = u / (cell[:, None] * torch.exp2(pose[..., 2]))[..., None, None] + (centre[:, 0, None, None, None] + _SPRITE / 2)
     v = v / (cell[:, None] * torch.exp2(pose[..., 3]))[..., None, None] + (centre[:, 1, None, None, None] + _SPRITE / 2)
     inside = (u >= 0) & (u < _SPRITE) & (v >= 0) & (v < _SPRITE)
     flat = (v.clamp(0, _SPRITE - 1).long() * _SPRITE + u.clamp(0, _SPRITE - 1).long()).flatten(1)
     shade = torch.where(inside.flatten(1), sprites[clips.subject].flatten(1).gather(1, flat), 0)
-    shade = shade.reshape(count * frames, 1, RESOLUTION * _SAMPLES, RESOLUTION * _SAMPLES)
+    shade = shade.reshape(count * frames, 1, fine, fine)
     cover = torch.cat([(shade == level) for level in (1, 2, 3)], 1).float()
-    cover = torch.nn.functional.avg_pool2d(cover, _SAMPLES).reshape(count, frames, 3, RESOLUTION, RESOLUTION)
-    painted = torch.einsum("nfshw,nsc->nfchw", cover, palettes()[clips.colour])
-    return painted + (1 - cover.sum(2, keepdim=True)) * backgrounds()[clips.background][:, None]
+    cover = torch.nn.functional.avg_pool2d(cover, _SAMPLES).reshape(count, frames, 3, resolution, resolution)
+    painted = torch.einsum("nfshw,nsc->nfchw", cover, shades[clips.colour])
+    return painted + (1 - cover.sum(2, keepdim=True)) * scenes[clips.background][:, None]
+
+
+@cache
+@torch.inference_mode(False)
+def _tables(resolution: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What `paint` looks up, on a device."""
+    fine = resolution * _SAMPLES
+    grid = (torch.arange(fine) + 0.5) * (RESOLUTION / fine)
+    tables = (grid, *_sprites(), torch.tensor(list(SIZES.values())), palettes(), backgrounds(resolution))
+    return tuple(table.to(device) for table in tables)

@@ -44,6 +44,11 @@ def ids(captions: list[str]) -> Tensor:
     return out
 
 
+def content_rows() -> frozenset[int]:
+    """The rows of the words that mean something; the others are grammar."""
+    return frozenset(_CONTENT)
+
+
 def unknown_words(text: str) -> list[str]:
     """The words of a text that are not known."""
     return [word for word in _words(text) if word not in TOKENS]

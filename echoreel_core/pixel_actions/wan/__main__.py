@@ -1,0 +1,32 @@
+"""`python -m echoreel_core.pixel_actions.wan COMMAND`: make the second base model from nothing, and measure it."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .recipe import Plan, make
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions.wan", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("all", help="VAE, latents, base, measures: everything in one run")
+    command.add_argument("--folder", type=Path, required=True, help="where everything is written")
+    command.add_argument("--minutes", type=float, default=6.5, help="for all of it; the base gets what is left over")
+    command.add_argument("--vae-minutes", type=float, default=1.6)
+    command.add_argument("--latent-minutes", type=float, default=0.35)
+    command.add_argument("--measure-minutes", type=float, default=0.5, help="kept free for measuring")
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
+    command.add_argument("--plain", action="store_true", help="no compiler and no CUDA graphs")
+    arguments = vars(parser.parse_args())
+    arguments.pop("command")
+    make(Plan(**arguments), partial(print, flush=True))
+
+
+if __name__ == "__main__":
+    main()

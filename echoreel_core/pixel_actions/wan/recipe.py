@@ -1,0 +1,144 @@
+"""All of the second base in one run: VAE, latents, base and measures, each written as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...lvdm.text_encoder import CLIPTextEncoder
+from ..evaluation.judge import Judge, load_judge
+from ..model.embedded import load_embedded
+from ..model.files import EMBEDDED_FILE
+from ..recipes.log import Log
+from . import measure
+from .data import make as make_latents
+from .export import MODEL_FILE, VAE_FILE, read_vae, write_model, write_vae
+from .latents import FRAMES
+from .model import WanConfig, WanModel
+from .train_base import BaseSettings, BaseTraining
+from .train_base import train as train_base
+from .train_vae import VAESettings
+from .train_vae import train as train_vae
+from .vae import WanVAE
+
+_JUDGE = Path(__file__).parents[1] / "evaluation" / "judge.safetensors"
+# Of sampling, beside the one that the table is made with.
+_OTHERS = ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 3.0}, {"guidance": 4.0}, {"shift": 5.0}, {"shift": 8.0})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long everything may take, where it goes and where it runs; see `__main__` for each."""
+
+    folder: Path
+    minutes: float
+    vae_minutes: float
+    latent_minutes: float
+    measure_minutes: float
+    device: str
+    tiny: bool = False
+    plain: bool = False
+
+
+class _Results:
+    """`results.json`, written anew with every part of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self.values = folder / "results.json", {}
+
+    def add(self, **values: object) -> None:
+        self.values |= values
+        self._path.write_text(json.dumps(self.values, indent=1) + "\n")
+
+
+def make(plan: Plan, say: Callable[[str], None]) -> None:
+    """Write the VAE, the base, `results.json`, `sheet.png` and `log.jsonl` into the plan's folder. A VAE that is there
+    already is taken. `say` gets a line every few seconds."""
+    start = time.monotonic()
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    device, results, file = torch.device(plan.device), _Results(plan.folder), Log(plan.folder / "log.jsonl")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+
+    def log(**values: object) -> None:
+        file(**values)
+        say(f"{time.monotonic() - start:6.1f} s  {json.dumps(values)}")
+
+    def left() -> float:
+        return plan.minutes - (time.monotonic() - start) / 60
+
+    text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(_JUDGE).to(device)
+    if (path := plan.folder / VAE_FILE).exists():
+        vae = read_vae(path, device)
+    else:
+        sizes = {"width": 8, "frames": 2 * FRAMES} if plan.tiny else {}
+        vae = train_vae(VAESettings(plan.vae_minutes, **sizes), device, log, graphs=not plan.plain)
+        write_vae(path, vae)
+    _guarded(log, lambda: results.add(**measure.real(vae, judge, 24 if plan.tiny else 480, log)))
+    least, most, chunk = (1, 2, 64) if plan.tiny else (16, 96, 1024)
+    clips, latents = make_latents(vae, plan.latent_minutes, least, most, log, chunk)
+    config = WanConfig(width=64, depth=2, heads=2, feed_forward=128) if plan.tiny else WanConfig()
+    training = BaseTraining(BaseSettings(batch=8 if plan.tiny else 128), config, text, clips, latents)
+
+    def saved(model: nn.Module) -> None:
+        write_model(plan.folder / MODEL_FILE, model.state_dict(), config)
+
+    try:
+        train_base(training, lambda: max(0.1, left() - plan.measure_minutes), log, saved, fast=not plan.plain)
+    finally:
+        saved(training.average)
+    count = 16 if plan.tiny else 320
+    _guarded(log, lambda: _measure(training.average, text, vae, judge, count, plan, results, log, left))
+
+
+def _measure(
+    model: WanModel,
+    text: CLIPTextEncoder,
+    vae: WanVAE,
+    judge: Judge,
+    count: int,
+    plan: Plan,
+    results: _Results,
+    log: Callable[..., None],
+    left: Callable[[], float],
+) -> None:
+    from ..world.pictures import contact_sheet
+
+    cells, pixels = measure.base(model, text, vae, judge, count, log)
+    results.add(base=cells)
+    each = max(1, count // 16)
+    clips = {
+        f"{split} {row}": part[row].float().cpu() for split, part in pixels.items() for row in range(0, count, each)
+    }
+    contact_sheet(clips, factor=2).save(plan.folder / "sheet.png")
+    for other in _OTHERS:
+        if left() > 0.05:
+            cells, _ = measure.base(model, text, vae, judge, count // 2, log, **other)
+            results.add(**{json.dumps(other): cells})
+
+
+def _sheet(pixels: dict[str, Tensor], path: Path) -> None:
+    """A few clips of each split."""
+    from ..world.pictures import contact_sheet
+
+    clips = {}
+    for split, part in pixels.items():
+        rows = range(0, len(part), max(1, len(part) // 16))
+        clips |= {f"{split} {row}": part[row].float().cpu() for row in rows}
+    contact_sheet(clips, factor=2).save(path)
+
+
+def _guarded(log: Callable[..., None], work: Callable[[], None]) -> None:
+    """What fails in measuring is told, and costs nothing else."""
+    try:
+        work()
+    except Exception:
+        log(failed=traceback.format_exc()[-3000:])

@@ -1,0 +1,145 @@
+"""Train the second base model on the seen actions, from scratch: flow matching, as its family is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...lvdm.text_encoder import CLIPTextEncoder
+from ..world.clips import Clips
+from .captions import Captions
+from .clock import Every, factor, graphed, steps
+from .data import turns
+from .model import WanConfig, WanModel, start
+from .optimize import Optimizer
+
+SHIFT = 3.0
+"""Of the noise levels in training, towards the noisy end. Hosts sample this family with shifts from 3 to 8."""
+
+
+@dataclass(frozen=True)
+class BaseSettings:
+    """`batch` clips a step; figures that turn are `turning` times as likely as others; `average` is the decay of the
+    weights' moving average, of which the result consists."""
+
+    batch: int = 128
+    seed: int = 12
+    rate: float = 2e-3
+    turning: float = 3.0
+    average: float = 0.999
+
+
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """Noise levels for u in 0 to 1 (Esser et al. 2024, equation 23)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+class BaseTraining:
+    """Model, data and optimizer, and one step that reads nothing back from the device.
+
+    Args:
+        text: the frozen text encoder of the embedded model.
+        latents: `[clips, 16, 9, 8, 8]`, on the device that trains.
+    """
+
+    def __init__(
+        self, settings: BaseSettings, config: WanConfig, text: CLIPTextEncoder, clips: Clips, latents: Tensor
+    ) -> None:
+        device = latents.device
+        torch.manual_seed(settings.seed)
+        self.settings, self.latents = settings, latents
+        self.text = text.to(device).requires_grad_(False).eval()
+        self.model = start(WanModel(config)).to(device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.captions = Captions(clips, device)
+        likely = (1 + (settings.turning - 1) * turns(clips)).double().cumsum(0)
+        self._likely = (likely / likely[-1]).float().to(device)
+        plain = ("patch_embedding", "modulation", "head.head")
+        self.optimizer = Optimizer(self.model.named_parameters(), settings.rate, plain)
+        self.keep = torch.zeros((), device=device)  # share of the average's weights that stays in this step
+        self.sums = torch.zeros(4, device=device)  # steps, and the errors of low, middle and high noise
+
+    def compile(self, log: Callable[..., None]) -> None:
+        """All blocks run the same compiled code; where there is no compiler they stay as they are."""
+        for block in self.model.blocks:
+            block.compile(dynamic=False)
+        try:
+            self.step()
+        except Exception as error:
+            log(compiler=str(error)[:500])
+            for block in self.model.blocks:
+                block._compiled_call_impl = None
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean latents, noise levels `[batch]`, one from each equal part of the schedule, and text tokens."""
+        count, device = self.settings.batch, self.latents.device
+        rows = torch.searchsorted(self._likely, torch.rand(count, device=device)).clamp(max=len(self._likely) - 1)
+        u = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
+        with torch.no_grad():
+            text = self.text(self.captions.dropped(rows))
+        return self.latents[rows].float(), shifted(u, SHIFT), text
+
+    def step(self) -> None:
+        clean, level, text = self.draw()
+        noise = torch.randn_like(clean)
+        share = level.view(-1, 1, 1, 1, 1)
+        with torch.autocast(clean.device.type, torch.bfloat16, cache_enabled=False):
+            velocity = self.model(torch.lerp(clean, noise, share), level * 1000, text)
+        error = (velocity.float() - (noise - clean)).square().mean((1, 2, 3, 4))
+        self.optimizer.step(torch.autograd.grad(error.mean(), self.optimizer.parameters))
+        with torch.no_grad():
+            parts = error.detach().tensor_split(3)
+            self.sums += torch.stack([torch.ones_like(self.keep), *(part.mean() for part in parts)])
+            self._follow()
+
+    def _follow(self) -> None:
+        weights, average = [*self.model.parameters()], [*self.average.parameters()]
+        away = torch._foreach_sub(weights, average)
+        torch._foreach_mul_(away, 1 - self.keep)
+        torch._foreach_add_(average, away)
+
+
+def train(
+    training: BaseTraining,
+    minutes: Callable[[], float],
+    log: Callable[..., None],
+    saved: Callable[[nn.Module], None],
+    fast: bool = True,
+) -> WanModel:
+    """The average of the weights when the time is over; `saved` takes it at half time as well.
+
+    `fast` compiles the blocks, and on CUDA makes the whole step a graph; `minutes` is asked for when that is done.
+    """
+    device, settings = training.latents.device, training.settings
+    every, half = Every(3), False
+    training.optimizer.factor.fill_(0.01)
+    if fast:
+        training.compile(log)
+    step = graphed(training.step, device, log, fast)
+    training.sums.zero_()
+    for number, share in steps(minutes(), device):
+        training.optimizer.factor.fill_(factor(number, share))
+        training.keep.fill_(min(settings.average, (number + 1) / (number + 10)))
+        step()
+        if every():
+            count, *errors = training.sums.tolist()
+            training.sums.zero_()
+            low, middle, high = (value / count for value in errors)
+            log(
+                stage="base",
+                step=number,
+                share=share,
+                loss=(low + middle + high) / 3,
+                low=low,
+                middle=middle,
+                high=high,
+            )
+        if share > 0.5 and not half:
+            half = True
+            saved(training.average)
+    log(stage="base", steps=number + 1)
+    return training.average.eval()

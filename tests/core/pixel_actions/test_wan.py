@@ -1,0 +1,162 @@
+"""The second base: its world, its captions, its optimizer and its sampler, each against what it must equal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from echoreel_core.action.adapter import EchoReelAdapter
+from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
+from echoreel_core.pixel_actions.model.embedded import load_embedded
+from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
+from echoreel_core.pixel_actions.wan.captions import Captions
+from echoreel_core.pixel_actions.wan.data import turns
+from echoreel_core.pixel_actions.wan.latents import FRAMES, MEAN, RESOLUTION, STD, seen, seen_frames
+from echoreel_core.pixel_actions.wan.model import WanConfig, WanModel, start
+from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
+from echoreel_core.pixel_actions.wan.pairs import WanPairs
+from echoreel_core.pixel_actions.wan.sampling import euler
+from echoreel_core.pixel_actions.wan.trainable import WanTrainable
+from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
+from echoreel_core.pixel_actions.world.actions import SEEN
+from echoreel_core.pixel_actions.world.clips import backgrounds, draw_clips, render
+from echoreel_core.pixel_actions.world.words import END_ROW, UNKNOWN, content_rows, ids
+from echoreel_core.training.config import TrainingSettings
+from echoreel_core.training.default_sizes import default_adapter_config
+from echoreel_core.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return draw_clips(40, 5, tuple(SEEN))
+
+
+def test_larger_and_longer_clips_are_the_same_world(clips):
+    some = clips[:12]
+    small = torch.nn.functional.avg_pool2d(backgrounds(64), 2)
+    assert torch.allclose(small, backgrounds(), atol=1e-6)
+    pixels = render(some, RESOLUTION, FRAMES)
+    assert pixels.shape == (12, FRAMES, 3, RESOLUTION, RESOLUTION)
+    looked_at = seen(pixels)
+    assert torch.equal(background_of(looked_at), some.background)
+    truth = seen_frames(some.track(FRAMES))
+    assert trajectory_correlation(track(looked_at, some.background), truth).nanmean() > 0.985
+    ends = render(some)[:, [0, -1]]  # the first and the last frame are the same moment in both
+    assert (looked_at[:, [0, -1]] - ends).abs().mean() < 0.01
+
+
+def dropped(clips, **chances):
+    captions = Captions(clips, "cpu", **{"empty": 0.0, "action": 0.0, "words": 0.0, **chances})
+    torch.manual_seed(0)
+    return captions.dropped(torch.arange(len(clips)))
+
+
+def test_captions_whole_and_empty(clips):
+    assert torch.equal(dropped(clips), ids(clips.captions()))
+    assert torch.equal(dropped(clips, empty=1.0), ids([""] * len(clips)))
+
+
+def test_a_withheld_action_is_one_to_five_unknown_words_in_its_place(clips):
+    counts = set()
+    for text, line in zip(clips.captions(), dropped(clips, action=1.0), strict=True):
+        words, count = text.split(), int((line == UNKNOWN).sum())
+        counts.add(count)
+        expected = " ".join([*words[:4], *["?"] * count, *words[-4:]])
+        assert torch.equal(line, ids([expected])[0])
+    assert counts == {1, 2, 3, 4, 5}
+
+
+def test_withheld_words_are_those_that_mean_something(clips):
+    whole, given = ids(clips.captions()), dropped(clips, words=1.0)
+    means = torch.isin(whole, torch.tensor(sorted(content_rows())))
+    assert torch.equal(given[~means], whole[~means])
+    lost = given[means] == UNKNOWN
+    assert 0.2 < lost.float().mean() < 0.4
+    assert torch.equal(given[means][~lost], whole[means][~lost])
+    assert (whole == END_ROW).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 24), (2, 24, 8)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)).float())
+    assert values.min() > 0.3 and values.max() < 1.4
+
+
+def test_optimizer_takes_the_steps_of_the_librarys_muon():
+    torch.manual_seed(0)
+    ours = torch.nn.Linear(12, 8, bias=False)
+    theirs = torch.nn.Linear(12, 8, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    start, bias = ours.weight.detach().clone(), torch.nn.Parameter(torch.zeros(3))
+    one = Optimizer([("weight", ours.weight), ("bias", bias)], 1e-2, plain=())
+    one.factor.fill_(1.0)
+    other = torch.optim.Muon(theirs.parameters(), 1e-2, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        gradient = 0.05 * torch.randn(8, 12)  # too short to be clipped
+        one.step([gradient.clone(), torch.zeros(3)])
+        theirs.weight.grad = gradient.clone()
+        other.step()
+    moved, expected = ours.weight - start, theirs.weight - start
+    assert (moved - expected).norm() < 0.02 * expected.norm()  # bfloat16 in another order
+
+
+def test_standardised_latents_show_the_same_pixels():
+    torch.manual_seed(0)
+    vae = WanVAE(8).requires_grad_(False)
+    pixels = torch.rand(4, 3, 5, 16, 16) * 2 - 1
+    before, shown = vae.encode(pixels), vae.decode(vae.encode(pixels))
+    flat = before.transpose(0, 1).flatten(1)
+    standardise(vae, flat.mean(1), flat.std(1), MEAN, STD)
+    after = vae.encode(pixels)
+    flat = after.transpose(0, 1).flatten(1)
+    assert torch.allclose(flat.mean(1), MEAN, atol=1e-3) and torch.allclose(flat.std(1), STD, atol=1e-3)
+    assert torch.allclose(vae.decode(after), shown, atol=1e-4)
+
+
+def test_euler_follows_a_straight_flow_exactly():
+    clean, noise = torch.randn(2, 16, 9, 8, 8), torch.randn(2, 16, 9, 8, 8)
+    for steps, shift in ((1, 3.0), (4, 8.0)):
+        assert torch.allclose(euler(lambda x, level: noise - clean, noise, steps, shift), clean, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    torch.manual_seed(0)
+    text = load_embedded(EMBEDDED_FILE)[0].base.text
+    return WanPairs(WanVAE(8).requires_grad_(False), text, 1, 1, turning=2, chunk=8)
+
+
+def test_a_pair_is_one_motion_by_two_figures(pairs):
+    first, second = pairs.clips
+    assert torch.equal(first.draws, second.draws) and torch.equal(first.action, second.action)
+    assert (first.subject != second.subject).all() and (first.background != second.background).all()
+    batch = pairs.batch([0, 1], [0, 0])
+    assert torch.equal(batch.target[0], batch.reference[1]) and torch.equal(batch.prompt[0], batch.caption[1])
+    assert torch.equal(batch.target[0], pairs.latents[0, 0].float())
+    assert len(pairs) == 2 * (8 + int(turns(first).sum()))
+
+
+def test_the_trainer_takes_the_second_base(pairs):
+    """One step of the shipped trainer moves the added layers, and nothing of the base."""
+    torch.manual_seed(0)
+    model = start(WanModel(WanConfig(width=32, depth=2, heads=2, feed_forward=64)))
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    host = WanTrainable(model)
+    config = default_adapter_config(
+        "wan",
+        [(site.name, site.dim) for site in host.sites()],
+        latent_channels=16,
+        latent_size=(8, 8),
+        latent_frames=9,
+        text_width=48,
+        width=32,
+        depth=1,
+        heads=2,
+        head_dim=16,
+    )
+    adapter, before = EchoReelAdapter(config), [weight.clone() for weight in model.parameters()]
+    trainer = Trainer(host, adapter, pairs, TrainingSettings(steps=1, batch_size=2, mixed_precision="no"))
+    result = trainer.train_step()
+    assert 0.5 < result.loss < 4 and result.gradient_norm > 0
+    assert all(layer.to_out.weight.abs().max() > 0 for layer in adapter.attentions)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
