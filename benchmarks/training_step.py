@@ -185,7 +185,7 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
 
     @torch.no_grad()
     def adapted_forward() -> None:
-        with trainer.loss(batch):
+        with trainer.objective.loss(batch):
             pass
 
     def cached() -> None:

@@ -16,6 +16,7 @@ import torch
 from ..action.adapter import read_adapter
 from ..errors import EchoReelError
 from ..files import read_description, read_tensors, write_safetensors
+from .state import load_state, state
 from .trainer import Trainer
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -46,7 +47,7 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_adapter(trainer, partial / ADAPTER_FILE, facts)
-    tensors, values = trainer.state()
+    tensors, values = state(trainer)
     description = {"format": STATE_KIND, "version": STATE_VERSION, **values, "settings": asdict(trainer.settings)}
     write_safetensors(partial / STATE_FILE, tensors, description)
     if final.exists():  # the same step, saved again: swap, so that there is always a whole one
@@ -64,9 +65,9 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
 def write_adapter(
     trainer: Trainer, path: str | os.PathLike, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes the adapter as it stands, for use: one safetensors file with `facts` in its description."""
+    """Writes the adapter for use, its weights averaged: one safetensors file with `facts` in its description."""
     config = replace(trainer.adapter.config, training={**facts, "steps": trainer.step})
-    write_safetensors(path, trainer.adapter.state_dict(), config.to_json(), dtype=dtype)
+    write_safetensors(path, trainer.average.weights(), config.to_json(), dtype=dtype)
 
 
 def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
@@ -83,6 +84,9 @@ def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
             "the sizes it began with."
         )
     description = read_description(checkpoint / STATE_FILE, STATE_KIND, STATE_VERSION)
-    trainer.load_state(weights, read_tensors(checkpoint / STATE_FILE), description)
+    then = description.get("settings")
+    if not isinstance(then, dict):
+        raise EchoReelError(f"{checkpoint / STATE_FILE} is damaged: it does not say with which settings it was made.")
+    load_state(trainer, weights, read_tensors(checkpoint / STATE_FILE), description)
     now = json.loads(json.dumps(asdict(trainer.settings)))
-    return {name: value for name, value in description["settings"].items() if now.get(name) != value}
+    return {name: value for name, value in then.items() if now.get(name) != value}

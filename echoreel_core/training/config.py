@@ -12,10 +12,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import EchoReelError
 from ..video.frame_choice import CROPS, MODES, FrameSelection
-from .loss import Weighting
+from .loss import Spread, Weighting
+from .optimizer import OptimizerName
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "linear"]
+Compile = Literal["no", "default", "reduce-overhead"]
 Crop = Literal[CROPS]
 Mode = Literal[MODES]
 StoredAs = Literal["float32", "float16", "bfloat16"]
@@ -101,33 +103,73 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """[training]: the loop. Learning rate, betas, weight decay and the plain loss are the paper's."""
+    """[training]: the loop. The defaults are what was seen to work (docs/training.md); the paper's are in example.toml.
+
+    Attributes:
+        steps, batch_size, accumulation: pairs per step are batch_size x accumulation x processes.
+        optimizer: "muon" for matrices, AdamW for the rest, or "adamw" for all; see `optimizer.Optimizer`.
+        learning_rate: of the added layers.
+        prism_rate: the prism's learning rate as a share of that.
+        schedule: "constant", "cosine" down to 0, or "linear" down to 0.03 over the last 30 %, level before.
+        warmup: steps over which the rate rises, at most a tenth of all.
+        beta1, beta2: AdamW's.
+        weight_decay: of AdamW, or of Muon's matrices.
+        clip_gradient: largest norm; 0 is no limit.
+        average: decay of the moving average of the weights, which is what is saved and measured; 0 is none.
+        same_frame_start: whether fresh added layers begin with looking at the same frame of the reference.
+        prism_start_steps: steps in which the prism first learns by itself to tell what changes in its reference.
+        weighting, min_snr_gamma: see `loss.loss_weight`.
+        noise_spread, noise_bias, noise_shift: see `loss.NoiseLevels`.
+        noise_offset: see `loss.draw`; for models that predict noise, the others go without.
+        text_dropout, reference_dropout: shares of the pairs trained with the empty prompt, and with no reference.
+        reference_shift: references are moved by up to this share of their sides; see `augment.augmented`.
+        mirror: share of the pairs of which both clips are mirrored.
+        mixed_precision: "no", "bf16" or "fp16".
+        gradient_checkpointing: less memory, more time.
+        compile: "no", or the mode of torch.compile: "default", or "reduce-overhead", which is CUDA graphs.
+        seed: of everything that chance decides.
+    """
 
     steps: int = 10_000
     batch_size: int = 1
     accumulation: int = 1
-    learning_rate: float = 1e-4
-    prism_learning_rate: float = 0.0
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = 1e-3
+    prism_rate: float = 1.0
     schedule: Schedule = "constant"
-    warmup: int = 0
+    warmup: int = 50
     beta1: float = 0.9
-    beta2: float = 0.9
-    weight_decay: float = 0.03
+    beta2: float = 0.99
+    weight_decay: float = 0.01
     clip_gradient: float = 1.0
-    weighting: Weighting = "none"
+    average: float = 0.995
+    same_frame_start: bool = True
+    prism_start_steps: int = 0
+    weighting: Weighting = "velocity"
     min_snr_gamma: float = 5.0
+    noise_spread: Spread = "uniform"
     noise_bias: float = 0.0
+    noise_shift: float = 1.0
+    noise_offset: float = 0.0
     text_dropout: float = 0.1
     reference_dropout: float = 0.0
+    reference_shift: float = 0.0
+    mirror: float = 0.0
     mixed_precision: MixedPrecision = "no"
     gradient_checkpointing: bool = False
+    compile: Compile = "no"
     seed: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "batch_size", "accumulation")
-        _at_least(self, 0, "learning_rate", "prism_learning_rate", "warmup", "weight_decay", "clip_gradient")
-        _at_least(self, 0, "min_snr_gamma", "noise_bias")
-        _check_range(self, 0, 1, "beta1", "beta2", "text_dropout", "reference_dropout")
+        _at_least(self, 0, "learning_rate", "prism_rate", "warmup", "weight_decay", "clip_gradient")
+        _at_least(self, 0, "min_snr_gamma", "noise_bias", "noise_offset", "prism_start_steps")
+        _at_least(self, 0.01, "noise_shift")
+        _check_range(self, 0, 1, "beta1", "beta2", "text_dropout", "reference_dropout", "average")
+        _check_range(self, 0, 0.5, "reference_shift")
+        _check_range(self, 0, 1.01, "mirror")
+        if self.compile != "no" and self.gradient_checkpointing:
+            raise EchoReelError("compile and gradient_checkpointing do not go together: switch one of them off.")
 
 
 @dataclass(frozen=True)

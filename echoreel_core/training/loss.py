@@ -15,12 +15,37 @@ from .trainable import NoiseLevel, Prediction
 Weighting = Literal["none", "clean", "velocity", "min-snr"]
 WEIGHTINGS: tuple[str, ...] = get_args(Weighting)
 
+Spread = Literal["uniform", "logit-normal"]
+
 GOLDEN = 0.6180339887498949
 
 
 def seed_of(*parts: object) -> int:
     """A 32-bit seed that depends on all parts; torch's CPU generator takes no more."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "little")
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """Which noise levels u training draws, on top of how the model's own `noise_level` spreads them.
+
+    Attributes:
+        spread: "uniform", or "logit-normal": the middle more often (Esser et al. 2024, section 3.1, m = 0, s = 1).
+        bias: the noisy end more often: u^(1 / (1 + bias)), of density (1 + bias) · u^bias where the spread is uniform.
+        shift: the same as flow models do it, shift · u / (1 + (shift - 1) · u) (Esser et al. 2024, equation 23); it
+            multiplies the model's own shift. 1 is none.
+    """
+
+    spread: Spread = "uniform"
+    bias: float = 0.0
+    shift: float = 1.0
+
+    def of(self, u: Tensor) -> Tensor:
+        """Levels for even draws u in [0, 1)."""
+        u = u ** (1 / (1 + self.bias))
+        if self.spread == "logit-normal":
+            u = torch.special.ndtri(u).sigmoid()
+        return self.shift * u / (1 + (self.shift - 1) * u)
 
 
 @dataclass(frozen=True)
@@ -48,7 +73,8 @@ def draw(
     samples: Sequence[int],
     shape: Sequence[int],
     *,
-    noise_bias: float = 0.0,
+    levels: NoiseLevels = NoiseLevels(),
+    noise_offset: float = 0.0,
     text_dropout: float = 0.0,
     reference_dropout: float = 0.0,
 ) -> Draws:
@@ -60,7 +86,9 @@ def draw(
 
     Args:
         shape: [C, T, H, W] of the latents.
-        noise_bias: density of u is (1 + bias) · u^bias, so 0 is uniform and more leans to the noisy end.
+        levels: which noise levels are drawn how often.
+        noise_offset: standard deviation of what is added to all values of a channel alike
+            (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
     """
     start = seed_of(seed, "noise level") / 2**32
     u, noise, chances = [], [], []
@@ -69,9 +97,12 @@ def draw(
         u.append((start + sample * GOLDEN) % 1.0)
         chances.append(torch.rand(2, generator=generator))
         noise.append(torch.randn(*shape, generator=generator))
+        if noise_offset:
+            per_channel = (shape[0], *[1] * (len(shape) - 1))
+            noise[-1] += noise_offset * torch.randn(per_channel, generator=generator)
     chance = torch.stack(chances)
     return Draws(
-        u=torch.tensor(u, dtype=torch.float64) ** (1 / (1 + noise_bias)),
+        u=levels.of(torch.tensor(u, dtype=torch.float64)),
         noise=torch.stack(noise),
         drop_text=chance[:, 0] < text_dropout,
         drop_reference=chance[:, 1] < reference_dropout,

@@ -17,9 +17,10 @@ import torch
 from .checkpoints import list_checkpoints, resume, save_checkpoint, write_adapter
 from .config import OutputSettings
 from .data.batches import PairSource
+from .held_out import LEVELS
 from .metrics import CURVE, FILE, MetricsLog, save_curves
 from .sample_videos import sample, write_sample
-from .trainer import HELD_OUT_LEVELS, StepResult, Trainer
+from .trainer import StepResult, Trainer
 
 CHECKPOINTS = "checkpoints"
 
@@ -128,7 +129,7 @@ class TrainingRun:
             return
         losses = self.trainer.held_out_loss(self.held_out, self.output.held_out_pairs)
         if log:
-            levels = {f"{u:g}": loss for u, loss in zip(HELD_OUT_LEVELS, losses, strict=True)}
+            levels = {f"{u:g}": loss for u, loss in zip(LEVELS, losses, strict=True)}
             log.append({"step": self.trainer.step, "held_out": sum(losses) / len(losses), "held_out_levels": levels})
 
     def _save(self, log: MetricsLog | None) -> None:

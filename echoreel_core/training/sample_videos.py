@@ -24,7 +24,7 @@ GAP = 8
 
 @torch.no_grad()
 def sample(trainer: Trainer, pairs: PairSource, index: int, *, steps: int, guidance: float) -> tuple[Tensor, ...]:
-    """Latents [C, T, H, W] of pair `index`: its reference, generated without the adapter, and with it.
+    """Latents [C, T, H, W] of pair `index`: its reference, generated without the adapter, and with its average.
 
     Both start from the same noise, which depends on the index alone.
     """
@@ -39,15 +39,11 @@ def sample(trainer: Trainer, pairs: PairSource, index: int, *, steps: int, guida
     noise = draws.noise.to(device)
     trainer.adapter.eval()
     try:
-        with trainer.autocast():
-            actions = {
-                role: trainer.adapter.prism(half.reference.float(), torch.cat((half.prompt, half.caption), 1).float())
-                for role, half in halves.items()
-            }
 
         @contextmanager
         def attach(role: Role) -> Iterator[None]:
-            with trainer.autocast(), trainer.attached(actions[role], noise.shape[2]):
+            objective = trainer.objective
+            with objective.autocast(), objective.attached(actions[role], noise.shape[2]):
                 yield
 
         def generate(with_adapter: Callable[[Role], AbstractContextManager[None]]) -> Tensor:
@@ -60,7 +56,9 @@ def sample(trainer: Trainer, pairs: PairSource, index: int, *, steps: int, guida
                 attach=with_adapter,
             )[0]
 
-        return prompt.reference[0], generate(lambda _: nullcontext()), generate(attach)
+        with trainer.average.in_place():
+            actions = {role: trainer.objective.action(half) for role, half in halves.items()}
+            return prompt.reference[0], generate(lambda _: nullcontext()), generate(attach)
     finally:
         trainer.adapter.train()
 

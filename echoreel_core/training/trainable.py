@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from ..action.action import Role
@@ -28,6 +29,10 @@ class NoiseLevel:
     signal: Tensor
     noise: Tensor
     time: Tensor
+
+    def time_on(self, device: torch.device | str) -> Tensor:
+        """`time` on a device, in float32 where it is no whole number: not every device has float64."""
+        return (self.time.float() if self.time.is_floating_point() else self.time).to(device)
 
 
 class TrainableModel(ABC):
@@ -53,13 +58,16 @@ class TrainableModel(ABC):
 
     @abstractmethod
     def noise_level(self, u: Tensor) -> NoiseLevel:
-        """The noise level at u [B], from 0 (clean) to 1 (the noisiest the model knows), spread as it was trained."""
+        """The noise level at u [B], from 0 (clean) to 1 (the noisiest the model knows), spread as it was trained.
+
+        A flow model's shift is in it. All on the CPU, in float64.
+        """
 
     @abstractmethod
     def predict(self, noisy: Tensor, time: Tensor, text: Tensor, conditioning: Sequence[Conditioning]) -> Tensor:
         """One pass of the model: noisy [B, C, T, H, W], time [B], text [B, L, W] → as noisy, of any dtype.
 
-        `told` has the conditioning of each sample, its text tokens included.
+        `conditioning` is that of each sample, its text tokens included.
         """
 
     def sample(

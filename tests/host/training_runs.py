@@ -62,7 +62,7 @@ def assert_applied_as_trained(model, echoreel, target, told) -> tuple[torch.Tens
     action = Action.of(Reference(tokens, tokens), echoreel.id, echoreel.config.host)
 
     def attached(host):
-        return Trainer(host, adapter, [0], TrainingSettings()).attached(tokens, target.shape[2])
+        return Trainer(host, adapter, [0], TrainingSettings()).objective.attached(tokens, target.shape[2])
 
     plain, trained = predict(model, target, told), predict(model, target, told, attached)
     applied = predict(apply_action(model, echoreel, action, 1.0), target, told)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ...action.adapter import EchoReelAdapter
-from ...action.attention import ActionAttention, ActionContext
+from ...action.attention import ActionContext
 from ...action.injection import added_layers
 from ...lvdm.ddim import ddim_sample
+from ...training.start import look_at_same_frame
 from ..world.words import ids
 from .base_model import LATENT_SIZE, BaseModel, adapter_config, plain_attention
 
@@ -16,23 +17,8 @@ from .base_model import LATENT_SIZE, BaseModel, adapter_config, plain_attention
 def new_adapter(base: BaseModel) -> EchoReelAdapter:
     """A fresh adapter whose layers look at the same frame of the reference from the first step on."""
     adapter = EchoReelAdapter(adapter_config(base.unet), attention=plain_attention)
-    for layer in adapter.attentions:
-        _look_at_same_frame(layer)
+    look_at_same_frame(adapter)
     return adapter
-
-
-@torch.no_grad()
-def _look_at_same_frame(layer: ActionAttention) -> None:
-    # What leaves a layer norm has no mean, so the direction of all ones is free for a constant part of every query;
-    # the relative vectors answer to it, most at distance 0.
-    strength = 3.0
-    weight = layer.to_q.weight.unflatten(0, (layer.heads, layer.head_dim))
-    weight -= weight.mean(-1, keepdim=True)
-    weight[:, 0] += 1 / layer.dim
-    layer.norm.bias.fill_(1.0)
-    distance = torch.arange(len(layer.position_k)) - len(layer.position_k) // 2
-    layer.position_k *= 0.3
-    layer.position_k[:, 0] = strength * layer.head_dim**0.5 * torch.exp(-0.5 * (distance / 0.7).square())
 
 
 class AdaptedModel(nn.Module):

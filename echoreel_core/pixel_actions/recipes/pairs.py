@@ -41,17 +41,22 @@ def write_chunks(folder: Path, autoencoder: Path, first: int, last: int) -> None
 
 
 class Pairs:
-    """The pairs of a folder's chunks."""
+    """The pairs of a folder's chunks.
+
+    Attributes:
+        chunks: of each, the clips of both halves, which clips turn about themselves `[CHUNK]`, and the latents of both
+            halves `[2, CHUNK, 4, frames, 8, 8]`, half precision.
+    """
 
     def __init__(self, folder: Path) -> None:
         seeds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("pairs-*.safetensors"))
         if not seeds:
             raise EchoReelError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
-        self._chunks = []
+        self.chunks = []
         for seed in seeds:
             clips = pair(seed)
             turns = clips[0].poses()[..., CHANNELS.index("angle")].abs().amax(1) > 0
-            self._chunks.append((clips, turns, load_file(_chunk(folder, seed))["latents"]))
+            self.chunks.append((clips, turns, load_file(_chunk(folder, seed))["latents"]))
 
     def batch(
         self, size: int, generator: torch.Generator, turning: float = 1.0
@@ -60,7 +65,7 @@ class Pairs:
 
         Pairs in which the figure turns about itself are `turning` times as likely as the others.
         """
-        clips, turns, latents = self._chunks[int(torch.randint(len(self._chunks), (1,), generator=generator))]
+        clips, turns, latents = self.chunks[int(torch.randint(len(self.chunks), (1,), generator=generator))]
         if turning == 1.0:
             rows = torch.randperm(CHUNK, generator=generator)[:size]
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .recipe import Plan, make
+from .recipe import VARIANTS, Plan, make, make_adapter
 
 
 def main() -> None:
@@ -18,14 +18,25 @@ def main() -> None:
     command.add_argument("--folder", type=Path, required=True, help="where everything is written")
     command.add_argument("--minutes", type=float, default=6.5, help="for all of it; the base gets what is left over")
     command.add_argument("--vae-minutes", type=float, default=1.6)
-    command.add_argument("--latent-minutes", type=float, default=0.35)
+    command.add_argument("--chunks", type=int, default=12, help="of 1024 pairs of clips each, to train on")
+    command.add_argument("--adapter-minutes", type=float, default=0, help="kept free for adapters, beside each other")
     command.add_argument("--measure-minutes", type=float, default=0.5, help="kept free for measuring")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     command.add_argument("--plain", action="store_true", help="no compiler and no CUDA graphs")
+    command = commands.add_parser("adapter", help="one of the variants of an adapter, on a base that is there")
+    command.add_argument("--folder", type=Path, required=True, help="where the base is, and the adapter goes")
+    command.add_argument("--pairs", type=Path, required=True, help="latents, as `all` makes them")
+    command.add_argument("--variant", choices=VARIANTS, required=True)
+    command.add_argument("--minutes", type=float, required=True)
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     arguments = vars(parser.parse_args())
-    arguments.pop("command")
-    make(Plan(**arguments), partial(print, flush=True))
+    say = partial(print, flush=True)
+    if arguments.pop("command") == "all":
+        make(Plan(**arguments), say)
+    else:
+        make_adapter(**arguments, say=say)
 
 
 if __name__ == "__main__":

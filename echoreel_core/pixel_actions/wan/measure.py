@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ...action.adapter import EchoReelAdapter
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ..evaluation.judge import Judge
 from ..evaluation.table import MEASURES, balanced, interval, measure
 from ..world.actions import NAMES, SEEN, UNSEEN
 from ..world.clips import Clips, render, with_other_subject
+from .adapter import generate as generate_following
 from .data import latents_of
 from .latents import FRAMES, RESOLUTION, decode, seen, seen_frames
 from .model import WanModel
@@ -78,6 +80,33 @@ def base(
         result[split] = cell(pixels[split], clips, judge)
         log(stage="measured", split=split, steps=steps, guidance=guidance, shift=shift, **result[split])
     return result, pixels
+
+
+@torch.inference_mode()
+def followed(
+    model: WanModel,
+    adapter: EchoReelAdapter,
+    text: CLIPTextEncoder,
+    vae: WanVAE,
+    judge: Judge,
+    count: int,
+    log: Callable[..., None],
+    **sampling: float,
+) -> dict[str, dict]:
+    """The base with an adapter, on references by another figure: cells."""
+    device, result = next(vae.parameters()).device, {}
+    for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
+        clips = balanced(tuple(actions), count, _SEED)
+        others = with_other_subject(clips, _SEED + 1)
+        made = []
+        for part, other, noise in zip(
+            _split(clips), _split(others), noise_for(len(clips), _SEED, device).split(_AT_ONCE), strict=True
+        ):
+            reference = latents_of(vae, other).float(), other.captions()
+            made.append(generate_following(model, adapter, text, part.captions(), noise, reference, **sampling))
+        result[split] = cell(shown(vae, torch.cat(made)), clips, judge)
+        log(stage="followed", split=split, **sampling, **result[split])
+    return result
 
 
 def _split(clips: Clips) -> list[Clips]:

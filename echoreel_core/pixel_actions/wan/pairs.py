@@ -3,65 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ...training.data.batches import Batch
+from ...training.loss import seed_of
 from ..recipes.pairs import pair
+from ..world.clips import Clips
 from ..world.words import ids
+from .captions import Captions
 from .data import joined, latents_of, turns
 from .vae import WanVAE
 
 CHUNK = 1024
 
 
-class WanPairs:
-    """A `training.source.PairSource`. A pair's number tells its motion and which of the two figures is to be made.
+DROP = {"empty": 0.1, "action": 0.4, "words": 0.05}
+"""Shares of the captions that are withheld, in whole or in part, as `words.dropped` has them."""
 
-    Args:
-        text: the embedded model's text encoder.
-        first, last: numbers of the chunks of 1024 motions, each also its seed; see `latents.pair`.
-        turning: how often each motion in which the figure turns about itself is counted, to be as many times as likely.
+
+@dataclass(frozen=True)
+class PairLatents:
+    """Motions, each by two figures.
 
     Attributes:
-        empty_text: see `PairSource`.
+        clips: of both figures, on the CPU.
         latents: `[2, motions, 16, 9, 8, 8]`, half precision.
     """
 
-    def __init__(
-        self, vae: WanVAE, text: CLIPTextEncoder, first: int, last: int, turning: int = 3, chunk: int = CHUNK
-    ) -> None:
+    clips: tuple[Clips, Clips]
+    latents: Tensor
+
+    @classmethod
+    def make(cls, vae: WanVAE, first: int, last: int, chunk: int = CHUNK) -> PairLatents:
+        """The chunks `first` to `last` of 1024 motions, each number also its seed; see `recipes.pairs.pair`."""
         halves = zip(*(pair(seed, chunk) for seed in range(first, last + 1)), strict=True)
-        self.clips = tuple(joined(list(half)) for half in halves)
-        self.latents = torch.stack([latents_of(vae, half) for half in self.clips])
-        self._text, device = text, self.latents.device
-        self._ids = [_ids(half.captions()).to(device) for half in self.clips]
+        clips = tuple(joined(list(half)) for half in halves)
+        return cls(clips, torch.stack([latents_of(vae, half) for half in clips]))
+
+
+class WanPairs:
+    """A `PairSource`. A pair's number tells its motion and which of the two figures is to be made.
+
+    Args:
+        text: the embedded model's text encoder.
+        turning: how many times as likely motions are in which the figure turns about itself.
+        drop: as `DROP`; None withholds nothing.
+
+    Attributes:
+        empty_text: see `PairSource`.
+    """
+
+    def __init__(
+        self, pairs: PairLatents, text: CLIPTextEncoder, turning: int = 3, drop: dict[str, float] | None = None
+    ) -> None:
+        self.latents = pairs.latents
+        device = self.latents.device
+        self._text = text
+        self._captions = [Captions(half, device, **(drop or dict.fromkeys(DROP, 0.0))) for half in pairs.clips]
         self.empty_text = self._tokens(ids([""]).to(device))[0]
-        often = torch.where(turns(self.clips[0]), turning, 1)
+        often = torch.where(turns(pairs.clips[0]), turning, 1)
         self._rows = torch.arange(len(often)).repeat_interleave(often)
 
     def __len__(self) -> int:
         return 2 * len(self._rows)
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """See `PairSource`; there is no choice for `seeds` to make."""
-        numbers = torch.tensor(indices)
-        half, rows = (numbers % 2).to(self.latents.device), self._rows[numbers // 2].to(self.latents.device)
-        lines = torch.stack(self._ids)
+        """See `PairSource`; `seeds` decide which words are withheld."""
+        numbers, device = torch.tensor(indices), self.latents.device
+        half, rows = (numbers % 2).to(device), self._rows[numbers // 2].to(device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed_of(*seeds))
+            lines = torch.stack([captions.dropped(rows) for captions in self._captions])
+        each = torch.arange(len(rows), device=device)
         return Batch(
             target=self.latents[half, rows].float(),
             reference=self.latents[1 - half, rows].float(),
-            prompt=self._tokens(lines[half, rows]),
-            caption=self._tokens(lines[1 - half, rows]),
+            prompt=self._tokens(lines[half, each]),
+            caption=self._tokens(lines[1 - half, each]),
         )
 
     @torch.no_grad()
     def _tokens(self, lines: Tensor) -> Tensor:
         return self._text(lines)
-
-
-def _ids(captions: list[str]) -> Tensor:
-    table = {text: ids([text])[0] for text in dict.fromkeys(captions)}
-    return torch.stack([table[text] for text in captions])

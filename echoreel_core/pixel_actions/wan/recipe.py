@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ...files import write_safetensors
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ..evaluation.judge import Judge, load_judge
 from ..model.embedded import load_embedded
 from ..model.files import EMBEDDED_FILE
 from ..recipes.log import Log
 from . import measure
-from .data import make as make_latents
-from .export import MODEL_FILE, VAE_FILE, read_vae, write_model, write_vae
+from .data import joined
+from .export import MODEL_FILE, VAE_FILE, read_model, read_vae, write_model, write_vae
 from .latents import FRAMES
 from .model import WanConfig, WanModel
+from .pairs import CHUNK, PairLatents
+from .train_adapter import AdapterSettings
+from .train_adapter import train as train_adapter
 from .train_base import BaseSettings, BaseTraining
 from .train_base import train as train_base
 from .train_vae import VAESettings
@@ -33,6 +40,15 @@ _JUDGE = Path(__file__).parents[1] / "evaluation" / "judge.safetensors"
 _OTHERS = ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 3.0}, {"guidance": 4.0}, {"shift": 5.0}, {"shift": 8.0})
 
 
+VARIANTS = {
+    "bias": AdapterSettings(),
+    "vectors": AdapterSettings(position="relative_vectors"),
+    "bias-fast-prism": AdapterSettings(prism_rate=1.0),
+    "bias-cells": AdapterSettings(cells=4, prism_rate=1.0),
+}
+"""Forms of the adapter, and ways to train it, that are tried beside each other."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long everything may take, where it goes and where it runs; see `__main__` for each."""
@@ -40,8 +56,9 @@ class Plan:
     folder: Path
     minutes: float
     vae_minutes: float
-    latent_minutes: float
     measure_minutes: float
+    adapter_minutes: float
+    chunks: int
     device: str
     tiny: bool = False
     plain: bool = False
@@ -83,20 +100,34 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
         vae = train_vae(VAESettings(plan.vae_minutes, **sizes), device, log, graphs=not plan.plain)
         write_vae(path, vae)
     _guarded(log, lambda: results.add(**measure.real(vae, judge, 24 if plan.tiny else 480, log)))
-    least, most, chunk = (1, 2, 64) if plan.tiny else (16, 96, 1024)
-    clips, latents = make_latents(vae, plan.latent_minutes, least, most, log, chunk)
+    pairs = PairLatents.make(vae, 1, plan.chunks, 64 if plan.tiny else CHUNK)
+    log(stage="latents", chunks=plan.chunks)
     config = WanConfig(width=64, depth=2, heads=2, feed_forward=128) if plan.tiny else WanConfig()
-    training = BaseTraining(BaseSettings(batch=8 if plan.tiny else 128), config, text, clips, latents)
+    training = BaseTraining(
+        BaseSettings(batch=8 if plan.tiny else 128),
+        config,
+        text,
+        joined(list(pairs.clips)),
+        pairs.latents.flatten(0, 1),
+    )
 
     def saved(model: nn.Module) -> None:
         write_model(plan.folder / MODEL_FILE, model.state_dict(), config)
 
     try:
-        train_base(training, lambda: max(0.1, left() - plan.measure_minutes), log, saved, fast=not plan.plain)
+        train_base(
+            training,
+            lambda: max(0.1, left() - plan.measure_minutes - plan.adapter_minutes),
+            log,
+            saved,
+            fast=not plan.plain,
+        )
     finally:
         saved(training.average)
-    count = 16 if plan.tiny else 320
+    count = 16 if plan.tiny else 160
     _guarded(log, lambda: _measure(training.average, text, vae, judge, count, plan, results, log, left))
+    if plan.adapter_minutes:
+        _train_adapters(plan, pairs, left)
 
 
 def _measure(
@@ -120,20 +151,48 @@ def _measure(
     }
     contact_sheet(clips, factor=2).save(plan.folder / "sheet.png")
     for other in _OTHERS:
-        if left() > 0.05:
+        if left() - plan.adapter_minutes > 0.05:
             cells, _ = measure.base(model, text, vae, judge, count // 2, log, **other)
             results.add(**{json.dumps(other): cells})
 
 
-def _sheet(pixels: dict[str, Tensor], path: Path) -> None:
-    """A few clips of each split."""
-    from ..world.pictures import contact_sheet
+def _train_adapters(plan: Plan, pairs: PairLatents, left: Callable[[], float]) -> None:
+    """All variants at once, each in a process of its own: none of them fills a GPU."""
+    with TemporaryDirectory() as folder:
+        torch.save((pairs.clips, pairs.latents.cpu()), Path(folder) / "pairs.pt")
+        command = [sys.executable, "-m", __package__, "adapter", "--folder", str(plan.folder), "--device", plan.device]
+        command += ["--pairs", f"{folder}/pairs.pt", "--minutes", f"{max(0.1, left()):.3f}"]
+        command += ["--tiny"] if plan.tiny else []
+        running = [subprocess.Popen([*command, "--variant", name]) for name in VARIANTS]
+        for process in running:
+            process.wait()
 
-    clips = {}
-    for split, part in pixels.items():
-        rows = range(0, len(part), max(1, len(part) // 16))
-        clips |= {f"{split} {row}": part[row].float().cpu() for row in rows}
-    contact_sheet(clips, factor=2).save(path)
+
+def make_adapter(
+    folder: Path, pairs: Path, variant: str, minutes: float, device: str, tiny: bool, say: Callable
+) -> None:
+    """One variant on the base in `folder`: writes it, and adds what it does to log.jsonl."""
+    start = time.monotonic()
+    torch.set_float32_matmul_precision("high")
+    where, file = torch.device(device), Log(folder / "log.jsonl")
+
+    def log(**values: object) -> None:
+        file(variant=variant, **values)
+        say(f"{time.monotonic() - start:6.1f} s  {variant}  {json.dumps(values)}")
+
+    embedded = load_embedded(EMBEDDED_FILE)[0]
+    text, judge = embedded.base.text.to(where), load_judge(_JUDGE).to(where)
+    vae, model = read_vae(folder / VAE_FILE, where), read_model(folder / MODEL_FILE, where)
+    clips, latents = torch.load(pairs, weights_only=False)  # this program's own file
+    settings = VARIANTS[variant]
+    if tiny:
+        settings = replace(settings, batch=4, prism_start=4)
+    measuring = 0.02 if tiny else 0.35
+    left = minutes - measuring - (time.monotonic() - start) / 60
+    adapter = train_adapter(settings, max(0.05, left), model, text, PairLatents(clips, latents.to(where)), log)
+    path = folder / f"adapter-{variant}.safetensors"
+    write_safetensors(path, adapter.state_dict(), adapter.config.to_json(), dtype=torch.float16)
+    _guarded(log, lambda: measure.followed(model, adapter, text, vae, judge, 8 if tiny else 160, log))
 
 
 def _guarded(log: Callable[..., None], work: Callable[[], None]) -> None:

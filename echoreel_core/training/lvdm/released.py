@@ -20,8 +20,8 @@ from ...lvdm.unet import LVDMUNet
 from ..config import Config
 from ..default_sizes import default_adapter_config
 from ..loss import seed_of
+from ..objective import AUTOCAST
 from ..trainable import Encoders
-from ..trainer import AUTOCAST
 from .trainable import LVDMEncoders, TrainableLVDM
 
 TEXT_WRAPPER = "transformer."

@@ -7,7 +7,7 @@ import torch
 
 from echoreel_core.lvdm.ddim import alphas_cumprod
 from echoreel_core.training.data.batches import pair_index
-from echoreel_core.training.loss import WEIGHTINGS, add_noise, draw, loss_weight, prediction_of, target
+from echoreel_core.training.loss import WEIGHTINGS, NoiseLevels, add_noise, draw, loss_weight, prediction_of, target
 from echoreel_core.training.trainable import NoiseLevel
 
 SHAPE = (4, 2, 3, 3)
@@ -84,7 +84,7 @@ def test_draws_are_distributed_as_asked():
     assert abs(drawn.noise.mean()) < 0.05 and abs(drawn.noise.std() - 1) < 0.05
     assert abs(drawn.drop_text.float().mean() - 0.1) < 0.02 and abs(drawn.drop_reference.float().mean() - 0.3) < 0.03
     for bias in (0.0, 1.0, 3.0):  # the share of u below x is x^(1 + bias)
-        u = draw(0, range(500), (1,), noise_bias=bias).u
+        u = draw(0, range(500), (1,), levels=NoiseLevels(bias=bias)).u
         for x in (0.25, 0.5, 0.9):
             assert abs((u < x).double().mean() - x ** (1 + bias)) < 0.01
     four = draw(0, range(100, 104), (1,)).u.sort().values

@@ -228,7 +228,7 @@ def test_gradients_are_the_same_when_blocks_are_run_again_for_them(case, monkeyp
     """As with gradient checkpointing, for every host whose training host says that its blocks can be."""
     import comfy.model_management
     from echoreel_pack.echoreel_core.action.injection import added_layers
-    from echoreel_pack.echoreel_core.training.trainer import gradient_checkpointed
+    from echoreel_pack.echoreel_core.training.gradient_checkpointing import gradient_checkpointed
     from echoreel_pack.nodes.training.kernels import kernels_with_gradients
 
     if case.host.changes_in_place:

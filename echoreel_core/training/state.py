@@ -1,0 +1,59 @@
+"""What a continued run needs beside the adapter, and taking it up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..action.adapter import check_weights
+from ..errors import EchoReelError
+from .trainer import Trainer
+
+WEIGHTS = "weights."
+"""Before the names of the weights as the last step left them; the adapter's file has their average."""
+
+
+def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's tensors by name and, where an average is kept, the weights; and JSON-ready values."""
+    tensors = trainer.optimizer.state()
+    if trainer.average.decay:
+        tensors |= {WEIGHTS + name: weight for name, weight in trainer.adapter.state_dict().items()}
+    return tensors, {"step": trainer.step, "scaler": trainer.scaler.state_dict()}
+
+
+@torch.inference_mode(False)
+def load_state(
+    trainer: Trainer, adapter: Mapping[str, Tensor], tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> None:
+    """Takes up what `state` gave, and the adapter's weights, which are their average where one was kept.
+
+    Everything is looked at before anything is changed. A run may go on with another optimizer or another precision,
+    which then begin afresh.
+
+    Raises: EchoReelError where the state is of another adapter or damaged.
+    """
+    weights = {key.removeprefix(WEIGHTS): tensor for key, tensor in tensors.items() if key.startswith(WEIGHTS)}
+    try:
+        expected = {name: tensor.shape for name, tensor in trainer.adapter.state_dict().items()}
+        for part in (adapter, weights or adapter):
+            check_weights("the state", part, expected)
+            for name, tensor in part.items():
+                if not torch.isfinite(tensor).all():
+                    raise EchoReelError(f"{name} is not a number")
+        kept = trainer.optimizer.checked({k: v for k, v in tensors.items() if not k.startswith(WEIGHTS)})
+        step, scaler = values["step"], values["scaler"]
+        if type(step) is not int or step < 0:
+            raise EchoReelError(f"its step is {step!r}")
+        if not isinstance(scaler, Mapping) or scaler and not {"scale", "_growth_tracker"} <= scaler.keys():
+            raise EchoReelError(f"its scale of gradients is {str(scaler)[:60]}")
+    except (EchoReelError, KeyError, TypeError) as error:
+        raise EchoReelError(f"This state is of another adapter or damaged: {str(error)[:200].rstrip('.')}.") from None
+    trainer.adapter.load_state_dict(weights or adapter)
+    trainer.average.load(adapter)
+    trainer.optimizer.load(kept)
+    if scaler and trainer.scaler.is_enabled():
+        trainer.scaler.load_state_dict(dict(scaler))
+    trainer.step = step
