@@ -34,6 +34,9 @@ class Tiny:
         channels: of the latents that the prism is to take.
         frames: of the clip, in tokens. leading, trailing: latent frames before and after it that are not the clip's.
         options: further transformer_options.
+        factor: pixels of its VAE to a latent.
+        text_width: of its text encoder's tokens; left out where the model is given them as they are.
+        vision: (width, tokens) of the CLIP vision model that it is shown images by; left out where it has none.
     """
 
     family: str
@@ -45,6 +48,15 @@ class Tiny:
     leading: int = 0
     trailing: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+    factor: int = 8
+    text_width: int | None = None
+    vision: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.text_width is None and "c_crossattn" in self.conds:
+            self.text_width = self.conds["c_crossattn"].shape[-1]
+        if self.vision is None and "clip_fea" in self.conds:
+            self.vision = self.conds["clip_fea"].shape[-1], self.conds["clip_fea"].shape[1]
 
 
 def find(path: str, name: str) -> Any:
@@ -97,7 +109,8 @@ WAN_CONFIG = {
 def wan(cls: str = "WanModel", module: str = "model", channels: int = 16, conds: dict | None = None, **config) -> Tiny:
     model = from_state_dict(find(f"comfy.ldm.wan.{module}", cls), {**WAN_CONFIG, **config})
     text = {"c_crossattn": noise(2, 5, 4096, seed=1)}
-    return Tiny("wan", model, noise(2, channels, 3, 8, 6), {**text, **(conds or {})}, channels=channels)
+    x, conds = noise(2, channels, 3, 8, 6), {**text, **(conds or {})}
+    return Tiny("wan", model, x, conds, channels=channels, factor=16 if channels == 48 else 8)
 
 
 def concat(channels: int, size: tuple[int, ...] = (3, 8, 6)) -> dict[str, torch.Tensor]:
@@ -225,7 +238,8 @@ def svd(frames: int = 3) -> Tiny:
         "c_crossattn": noise(2 * frames, 1, 64, seed=1),
         "num_video_frames": frames,
     }
-    return Tiny("svd", from_config("SVD_img2vid", SVD_CONFIG), noise(2 * frames, 4, 8, 12), conds, channels=4)
+    model, x = from_config("SVD_img2vid", SVD_CONFIG), noise(2 * frames, 4, 8, 12)
+    return Tiny("svd", model, x, conds, channels=4, vision=(1280, 257))
 
 
 LTXV_CONFIG = {
@@ -248,13 +262,13 @@ def ltxv(guides: int = 0) -> Tiny:
         mask[:, :, -1, 0, :2] = -1
         conds |= {"keyframe_idxs": torch.zeros(2, 3, guides * 6, 2), "denoise_mask": mask}
     model = from_state_dict(find("comfy.ldm.lightricks.model", "LTXVModel"), LTXV_CONFIG)
-    return Tiny("ltxv", model, noise(2, 128, 3 + guides, 2, 3), conds, channels=128, trailing=guides)
+    return Tiny("ltxv", model, noise(2, 128, 3 + guides, 2, 3), conds, channels=128, trailing=guides, factor=32)
 
 
 def ltxv_gated() -> Tiny:
     config = {**LTXV_CONFIG, "cross_attention_adaln": True}
     model = from_state_dict(find("comfy.ldm.lightricks.model", "LTXVModel"), config, metadata=config)
-    return Tiny("ltxv", model, noise(2, 128, 3, 2, 3), ltxv().conds, channels=128)
+    return Tiny("ltxv", model, noise(2, 128, 3, 2, 3), ltxv().conds, channels=128, factor=32)
 
 
 def ltxav() -> Tiny:
@@ -271,7 +285,7 @@ def ltxav() -> Tiny:
     model = from_state_dict(find("comfy.ldm.lightricks.av_model", "LTXAVModel"), config, metadata=config)
     packed, shapes = comfy.utils.pack_latents([noise(2, 128, 3, 2, 3), noise(2, 8, 4, 16, seed=2)])
     conds = {"c_crossattn": noise(2, 5, 128, seed=1), "latent_shapes": shapes, "frame_rate": 25}
-    return Tiny("ltxav", model, packed, conds, channels=128)
+    return Tiny("ltxav", model, packed, conds, channels=128, factor=32)
 
 
 HUNYUAN_CONFIG = {
@@ -332,7 +346,7 @@ def hunyuan_1_5() -> Tiny:
         "clip_fea": noise(2, 7, 1152, seed=4),
     }
     model = from_state_dict(find("comfy.ldm.hunyuan_video.model", "HunyuanVideo"), config)
-    return Tiny("hunyuan_video", model, noise(2, 32, 3, 4, 3), conds, channels=32)
+    return Tiny("hunyuan_video", model, noise(2, 32, 3, 4, 3), conds, channels=32, factor=16)
 
 
 def mochi() -> Tiny:
@@ -471,7 +485,7 @@ def minimax_h3() -> Tiny:
     model = from_state_dict(find("comfy.ldm.minimax.model", "MiniMaxH3Model"), config, buffers=buffers)
     packed, shapes = comfy.utils.pack_latents([noise(1, 24, 3, 8, 6), noise(1, 32, 2, 5, seed=2)])
     conds = {"c_crossattn": noise(1, 5, 64, seed=1), "latent_shapes": shapes, "minimax_payload": {}}
-    return Tiny("minimax_h3", model, packed, conds, channels=24)
+    return Tiny("minimax_h3", model, packed, conds, channels=24, factor=16, text_width=48)
 
 
 def kandinsky5() -> Tiny:

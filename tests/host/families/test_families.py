@@ -205,7 +205,7 @@ def test_a_few_steps_of_training_come_out_the_same_when_applied(case, tmp_path):
         for _ in range(4):
             # hosts change hidden states in place that their gradients need
             hooks = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved)
-            with hooks, kernels_with_gradients():
+            with hooks, kernels_with_gradients(case.host.kernels_without_gradient):
                 with added_layers(case.sites, [layer(attention) for attention in adapter.attentions]):
                     loss = torch.nn.functional.mse_loss(call(case.tiny, gradients=True), target)
                 losses.append(loss.item())
@@ -255,7 +255,7 @@ def test_gradients_are_the_same_when_blocks_are_run_again_for_them(case, monkeyp
         attentions.zero_grad()
         with (
             torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved),
-            kernels_with_gradients(),
+            kernels_with_gradients(case.host.kernels_without_gradient),
             gradient_checkpointed(blocks),
             added_layers(case.sites, [layer(attention) for attention in attentions]),
         ):
