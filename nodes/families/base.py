@@ -15,7 +15,7 @@ from ...echoreel_core.action.adapter import AdapterConfig
 from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.default_sizes import AdapterInputs, general_form
-from .clip_conditioning import ClipConditioning, text_only
+from .clip_conditioning import ClipConditioning
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class ModelFamily:
             None for a call that is about the whole clip.
         untrainable: the host's model → why EchoReel cannot be trained on it, in one sentence for the user, or None;
             left out where it can be on all of them.
-        clip_conditioning: what a model is given in training of the clip that it learns to make.
+        clip_conditioning: what a model is given in training of the clip that it learns to make; left out where that is
+            nothing.
         silence: video latents [B, C, T, H, W] → empty latents of the sound that a call needs beside them.
         one_sample: whether a call takes a single clip.
         kernels_without_gradient: names of the host's fused kernels that it uses even when it is told that it trains.
@@ -96,7 +97,7 @@ class ModelFamily:
     fps_of: Callable[[torch.nn.Module], float] | None = None
     window: Callable[[TokenGrid, dict[str, Any]], tuple[list[int], int] | None] | None = None
     untrainable: Callable[[Any], str | None] | None = None
-    clip_conditioning: ClipConditioning = text_only
+    clip_conditioning: ClipConditioning | None = None
     silence: Callable[[Tensor], Tensor] | None = None
     one_sample: bool = False
     kernels_without_gradient: tuple[str, ...] = ()

@@ -49,11 +49,6 @@ ClipConditioning = Callable[[Any, Clip], dict[str, Any]]
 """(the host's model, clip) → what goes into its conditioning beside the text."""
 
 
-def text_only(_base: Any, _clip: Clip) -> dict[str, Any]:
-    """Nothing of the clip."""
-    return {}
-
-
 def frame_rate(_base: Any, clip: Clip) -> dict[str, Any]:
     """The clip's frame rate alone."""
     return {"frame_rate": clip.fps}
@@ -67,8 +62,8 @@ def by_host_class(table: Mapping[str, ClipConditioning]) -> ClipConditioning:
     """
 
     def clip_conditioning(base: Any, clip: Clip) -> dict[str, Any]:
-        found = next((table[cls.__name__] for cls in type(base).__mro__ if cls.__name__ in table), text_only)
-        return found(base, clip)
+        found = next((table[cls.__name__] for cls in type(base).__mro__ if cls.__name__ in table), None)
+        return {} if found is None else found(base, clip)
 
     return clip_conditioning
 

@@ -17,11 +17,12 @@ def image_conditioning(family: ModelFamily, base: Any, clip: Clip) -> Conditioni
 
     Raises: EchoReelError where that takes a model that is not connected.
     """
+    given = {} if family.clip_conditioning is None else family.clip_conditioning(base, clip)
     plain = {
         name: {k: v for k, v in vars(value).items() if isinstance(v, Tensor)}
         if isinstance(value, comfy.clip_vision.Output)
         else value
-        for name, value in family.clip_conditioning(base, clip).items()
+        for name, value in given.items()
     }
     return map_tensors(plain, lambda tensor: tensor.float().cpu())
 
