@@ -42,13 +42,13 @@ def _row_problems(title: str, fps: str, train: str, given: str, family) -> list[
     if title != family.title:
         found.append(f"is called {family.title!r}, not {title!r}")
     if fps.split(",")[0] != f"{family.fps:g}" or ("," in fps) != (family.fps_of is not None):
-        found.append(
-            f"was made for {family.fps:g} frames per second (variants differ: {family.fps_of is not None}): {fps!r}"
-        )
+        variants = "" if family.fps_of is None else " and others by variant"
+        found.append(f"was made for {family.fps:g} frames per second{variants}, not {fps!r}")
     if not train.startswith("yes") or ("except" in train) != (family.untrainable is not None):
-        found.append(f"some of it is refused in training: {family.untrainable is not None}, not {train!r}")
+        refused = "some models" if family.untrainable else "none"
+        found.append(f"of it training refuses {refused}: {train!r} must begin with yes and say what is excepted")
     if (given == "nothing") != (family.clip_conditioning is None):
-        found.append(f"is given something of the clip: {family.clip_conditioning is not None}, not {given!r}")
+        found.append(f"is given {'something' if family.clip_conditioning else 'nothing'} of the clip, not {given!r}")
     return found
 
 
