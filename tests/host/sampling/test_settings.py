@@ -9,7 +9,8 @@ import tiny_models
 import torch
 from calling import call
 from conditioning import hooks_in, noise, prompt, sample, untouched
-from tiny_families import Tiny, build, wan
+from tiny_families import Tiny, build
+from tiny_families.wan import wan
 
 FRAMES = 7
 LATENTS = torch.zeros(1, 16, FRAMES, 8, 6)
