@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from echoreel_core.training.default_sizes import REFERENCE_PIXELS, default_adapter_config, parameter_count
+from echoreel_core.training.default_sizes import REFERENCE_PIXELS, AdapterInputs, general_form, parameter_count
 
 KEPT_IN_A_BLOCK = 20
 """Activations of a block while it is recomputed, in sizes of its input: norms and modulation 5, projections 6, a
@@ -34,7 +34,7 @@ class Model:
     """A model's sizes.
 
     Attributes:
-        family: as in the table of hosts. sites: (number of blocks, width), ….
+        family: as in the table of families. sites: (number of blocks, width), ….
         parameters: of the frozen model. channels, factor: of the VAE's latents. text: width of the text's tokens.
         frames: of the latents. tokens: per frame, at the width they have most of.
     """
@@ -73,14 +73,15 @@ MODELS = {
 def account(model: Model) -> dict[str, float]:
     """Parameters of the adapter, and the parts of the memory a training step takes, in bytes."""
     side = REFERENCE_PIXELS // model.factor
-    config = default_adapter_config(
-        model.family,
-        [(f"{width}.{i}", width) for count, width in model.sites for i in range(count)],
+    inputs = AdapterInputs(
+        host=model.family,
+        sites=[(f"{width}.{i}", width) for count, width in model.sites for i in range(count)],
         latent_channels=model.channels,
         latent_size=(side, side),
         latent_frames=model.frames,
         text_width=model.text,
     )
+    config = general_form(inputs)
     parameters = parameter_count(config)
     # a UNet has fewer positions where it is wider, so its widest level has its tokens at the first width
     hidden = model.frames * model.tokens * model.sites[0][1] * 2

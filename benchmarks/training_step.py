@@ -32,7 +32,7 @@ from echoreel_core.lvdm.unet import LVDMConfig, LVDMUNet  # noqa: E402
 from echoreel_core.training.config import TrainingSettings, VideoSettings  # noqa: E402
 from echoreel_core.training.data.cache import CachedPairs, build_cache  # noqa: E402
 from echoreel_core.training.data.pairs import Clip, Pair  # noqa: E402
-from echoreel_core.training.default_sizes import default_adapter_config, parameter_count  # noqa: E402
+from echoreel_core.training.default_sizes import AdapterInputs, parameter_count, released_form  # noqa: E402
 from echoreel_core.training.lvdm.trainable import LVDMEncoders, TrainableLVDM  # noqa: E402
 from echoreel_core.training.process_group import AcceleratedProcessGroup  # noqa: E402
 from echoreel_core.training.trainer import Trainer  # noqa: E402
@@ -72,17 +72,15 @@ def make_trainer(size: str, folder: Path, settings: TrainingSettings, device: st
     side = sizes["pixels"] // sizes["vae"].factor
     with processes.device:
         host = TrainableLVDM(LVDMUNet(sizes["unet"]))
-        config = default_adapter_config(
-            "lvdm",
-            [(site.name, site.dim) for site in host.sites()],
+        inputs = AdapterInputs(
+            host=host.family,
+            sites=[(site.name, site.dim) for site in host.sites()],
             latent_channels=4,
             latent_size=(side, side),
             latent_frames=FRAMES,
             text_width=sizes["unet"].context_dim,
-            block_heads=sizes["unet"].heads,
-            **sizes["prism"],
         )
-        adapter = EchoReelAdapter(config)
+        adapter = EchoReelAdapter(released_form(inputs, block_heads=sizes["unet"].heads, **sizes["prism"]))
     for attention in adapter.attentions:  # at zero, the gradient of all before it would be zero too
         torch.nn.init.normal_(attention.to_out.weight, std=0.02)
     return Trainer(host, adapter, CachedPairs(folder), settings, processes)

@@ -348,7 +348,6 @@ def _adapter(
     Raises: EchoReelError where text comes in another width than it has to.
     """
     from ..echoreel_core.training.data.conditioning import TOKENS
-    from ..echoreel_core.training.default_sizes import default_adapter_config
 
     sample = cached.batch([0], [0])
     text_width, prompt_width = (tokens.shape[-1] for tokens in (sample.caption[0], sample.conditioning_of(0)[TOKENS]))
@@ -361,14 +360,8 @@ def _adapter(
             )
     else:
         _, channels, frames, height, width = sample.reference.shape
-        config = default_adapter_config(
-            trainable.family,
-            [(site.name, site.dim) for site in trainable.sites()],
-            latent_channels=channels,
-            latent_size=(height, width),
-            latent_frames=frames,
-            text_width=text_width,
-            **({"heads": trainable.model.config.heads} if trainable.family == "lvdm" else {}),
+        config = trainable.default_adapter(
+            latent_channels=channels, latent_size=(height, width), latent_frames=frames, text_width=text_width
         )
     if prompt_width != text_width:
         raise EchoReelError(

@@ -1,8 +1,10 @@
-"""What to train when nobody says otherwise: adapter sizes per family of models."""
+"""What to train when nobody says otherwise: two forms of adapter, sized to fit a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,61 +12,81 @@ from ..action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
 from ..action.prism import ActionPrismConfig
 
 REFERENCE_PIXELS = 256
-"""Side of the reference clip for every family: the prism sees motion, not detail, and costs by the pixel."""
+"""Side of the reference clip for every model: the prism sees motion, not detail, and costs by the pixel."""
 
 ACTION_DIM = 1024
-"""Width of an action token for families other than the released one's; it sets the size of the added layers."""
+"""Width of an action token in the general form; it sets the size of the added layers."""
 
 
-def default_adapter_config(
-    family: str,
-    sites: Sequence[tuple[str, int]],
-    *,
-    latent_channels: int,
-    latent_size: tuple[int, int],
-    latent_frames: int,
-    text_width: int,
-    block_heads: int = 8,
-    **prism: int,
-) -> AdapterConfig:
-    """Sizes for a family of models.
+@dataclass(frozen=True)
+class AdapterInputs:
+    """What an adapter has to fit.
 
-    "lvdm" gets the released layout, 612 million parameters at the released sizes: a prism token per latent position,
-    added layers as wide as their block, relative vectors. Every other family gets a prism over patches, added layers
-    of an inner width of their own, and relative biases: 249 million parameters for Wan 2.1 1.3B, 422 million for 14B.
-
-    Args:
+    Attributes:
+        host: the family of models, as in `AdapterConfig`.
         sites: (block name, width of its hidden state), in the order of the forward pass.
+        latent_channels: of the latents that the prism takes.
         latent_size: (height, width) of the reference's latents, REFERENCE_PIXELS over the VAE's factor.
         latent_frames: T of the latents of a clip and of its reference.
-        block_heads: attention heads of the model's blocks, which "lvdm" layers take over.
-        prism: fields of `ActionPrismConfig` to have otherwise.
+        text_width: of the text encoder's tokens.
     """
-    sizes = {
-        "latent_channels": latent_channels,
-        "grid": latent_size,
-        "text_width": text_width,
-        "max_frames": latent_frames,
-    }
-    if family == "lvdm":
-        return AdapterConfig(
-            host=family,
-            prism=ActionPrismConfig(**{**sizes, "context_width": text_width, **prism}),
-            sites=tuple(SiteConfig(name, dim, block_heads, dim // block_heads) for name, dim in sites),
-            position="relative_vectors",
-            max_distance=latent_frames,
-        )
-    patch = 2 if min(latent_size) >= 32 and not latent_size[0] % 2 and not latent_size[1] % 2 else 1
-    grid = (latent_size[0] // patch, latent_size[1] // patch)
-    out_channels = max(1, ACTION_DIM // (grid[0] * grid[1]))
-    sizes |= {"grid": grid, "patch": patch, "depth": 6, "out_channels": out_channels}
+
+    host: str
+    sites: Sequence[tuple[str, int]]
+    latent_channels: int
+    latent_size: tuple[int, int]
+    latent_frames: int
+    text_width: int
+
+
+def released_form(inputs: AdapterInputs, *, block_heads: int, **prism: int) -> AdapterConfig:
+    """The released layout, 612 million parameters at the released sizes.
+
+    A prism token per latent position, added layers as wide as their block, relative vectors.
+
+    Args:
+        block_heads: attention heads of the model's blocks, which the added layers take over.
+        prism: fields of `ActionPrismConfig` that differ.
+    """
+    sizes = {**_prism_sizes(inputs), "context_width": inputs.text_width}
     return AdapterConfig(
-        host=family,
+        host=inputs.host,
         prism=ActionPrismConfig(**{**sizes, **prism}),
-        sites=tuple(SiteConfig(name, dim, heads=8, head_dim=64) for name, dim in sites),
-        position="relative_bias",
-        max_distance=latent_frames,
+        sites=tuple(SiteConfig(name, dim, block_heads, dim // block_heads) for name, dim in inputs.sites),
+        position="relative_vectors",
+        max_distance=inputs.latent_frames,
     )
+
+
+def general_form(inputs: AdapterInputs, **prism: int) -> AdapterConfig:
+    """For models of any width: 249 million parameters for Wan 2.1 1.3B, 422 million for 14B.
+
+    A prism over patches, added layers of an inner width of their own, relative biases.
+
+    Args:
+        prism: fields of `ActionPrismConfig` that differ.
+    """
+    height, width = inputs.latent_size
+    patch = 2 if min(height, width) >= 32 and not height % 2 and not width % 2 else 1
+    grid = (height // patch, width // patch)
+    out_channels = max(1, ACTION_DIM // (grid[0] * grid[1]))
+    sizes = {**_prism_sizes(inputs), "grid": grid, "patch": patch, "depth": 6, "out_channels": out_channels}
+    return AdapterConfig(
+        host=inputs.host,
+        prism=ActionPrismConfig(**{**sizes, **prism}),
+        sites=tuple(SiteConfig(name, dim, heads=8, head_dim=64) for name, dim in inputs.sites),
+        position="relative_bias",
+        max_distance=inputs.latent_frames,
+    )
+
+
+def _prism_sizes(inputs: AdapterInputs) -> dict[str, Any]:
+    return {
+        "latent_channels": inputs.latent_channels,
+        "grid": inputs.latent_size,
+        "text_width": inputs.text_width,
+        "max_frames": inputs.latent_frames,
+    }
 
 
 def parameter_count(config: AdapterConfig) -> int:

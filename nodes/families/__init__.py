@@ -17,7 +17,7 @@ from .mochi import MOCHI
 from .unet import ANIMATEDIFF, SVD
 from .wan import WAN
 
-FAMILIES: tuple[ModelFamily, ...] = (
+FAMILIES: list[ModelFamily] = [
     LVDM,
     SVD,
     ANIMATEDIFF,
@@ -31,7 +31,8 @@ FAMILIES: tuple[ModelFamily, ...] = (
     COGVIDEOX,
     MINIMAX_H3,
     KANDINSKY5,
-)
+]
+"""Whatever is in this list is known: another family is one more entry of it."""
 
 
 def find_family(diffusion_model: torch.nn.Module) -> ModelFamily:

@@ -11,8 +11,11 @@ import comfy.latent_formats
 import torch
 from torch import Tensor
 
+from ...echoreel_core.action.adapter import AdapterConfig
 from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
+from ...echoreel_core.training.default_sizes import AdapterInputs, general_form
+from .clip_conditioning import ClipConditioning
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ class ModelFamily:
         frames_in_batch: whether a clip is carried as [T, C, H, W], not as [1, C, T, H, W].
         changes_in_place: whether its blocks write into their own hidden states, so that they cannot be run again for
             their gradients.
+        fps_of: diffusion model → its frame rate, where variants of the family differ in it.
+        window: where the family has a way of its own, beside the host's, to make a clip piece by piece: (grid,
+            transformer_options of a call) → the latents' frames of that call among the clip's and how many those are;
+            None for a call that is about the whole clip.
+        untrainable: the host's model → why EchoReel cannot be trained on it, in one sentence for the user, or None;
+            left out where it can be on all of them.
+        clip_conditioning: what a model is given in training of the clip that it learns to make; left out where that is
+            nothing.
+        silence: video latents [B, C, T, H, W] → empty latents of the sound that a call needs beside them.
+        one_sample: whether a call takes a single clip.
+        kernels_without_gradient: names of the host's fused kernels that it uses even when it is told that it trains.
+        default_adapter: (diffusion model, what the adapter has to fit) → the adapter to train where none is given.
     """
 
     name: str
@@ -79,11 +94,40 @@ class ModelFamily:
     video_channels: int | None = None
     frames_in_batch: bool = False
     changes_in_place: bool = False
+    fps_of: Callable[[torch.nn.Module], float] | None = None
+    window: Callable[[TokenGrid, dict[str, Any]], tuple[list[int], int] | None] | None = None
+    untrainable: Callable[[Any], str | None] | None = None
+    clip_conditioning: ClipConditioning | None = None
+    silence: Callable[[Tensor], Tensor] | None = None
+    one_sample: bool = False
+    kernels_without_gradient: tuple[str, ...] = ()
+    default_adapter: Callable[[torch.nn.Module, AdapterInputs], AdapterConfig] = lambda _model, fit: general_form(fit)
+
+    def frame_rate(self, diffusion_model: torch.nn.Module) -> float:
+        """Frames per second that this model was made for."""
+        return self.fps if self.fps_of is None else self.fps_of(diffusion_model)
+
+    def check_trainable(self, base: Any) -> None:
+        """Raises: EchoReelError, in one sentence, for a model that EchoReel can be applied to but not trained on."""
+        if self.untrainable is not None and (reason := self.untrainable(base)) is not None:
+            raise EchoReelError(reason)
 
 
 def class_named(*names: str) -> Callable[[torch.nn.Module, frozenset[str]], bool]:
     """Recognises a model by the name of its class or of any of its base classes: nothing has to be imported for it."""
     return lambda _model, classes: not classes.isdisjoint(names)
+
+
+def untrainable_classes(reasons: Mapping[str, str]) -> Callable[[Any], str | None]:
+    """Refuses some of the host's model classes, by name: what each of them does, which is not to make a video."""
+
+    def untrainable(base: Any) -> str | None:
+        name = type(base).__name__
+        if name not in reasons:
+            return None
+        return f"The model {name} {reasons[name]}: train on the model that makes the video."
+
+    return untrainable
 
 
 def format_named(name: str, by_channels: Mapping[int, str] | None = None) -> Callable[[int], Any]:
@@ -99,11 +143,16 @@ def format_named(name: str, by_channels: Mapping[int, str] | None = None) -> Cal
     return latent_format
 
 
-def patched_grid(latents: Tensor, patch: tuple[int, int, int], **changes: int) -> TokenGrid:
+def patched_grid(latents: Tensor | list[Tensor], patch: tuple[int, int, int], **changes: int) -> TokenGrid:
     """The grid of latents [B, C, T, H, W] cut into patches of (t, h, w); what does not divide is padded up.
+
+    Args:
+        latents: the video's, or a list in which those of sound come after them.
 
     Raises: EchoReelError where the latents are a picture's.
     """
+    if isinstance(latents, list):
+        latents = latents[0]
     if latents.dim() != 5:
         raise EchoReelError(
             f"EchoReel needs video latents, the model got latents of the shape {list(latents.shape)}: "

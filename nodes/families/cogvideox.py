@@ -17,6 +17,7 @@ from .base import (
     sequence_from_frames,
     sequence_to_frames,
 )
+from .clip_conditioning import Clip
 
 
 def _sites(diffusion_model: torch.nn.Module) -> list[Site]:
@@ -31,6 +32,25 @@ def _grid(diffusion_model: torch.nn.Module, latents: Tensor, _kwargs: dict[str, 
     return patched_grid(latents, (diffusion_model.patch_size_t or 1, space, space))
 
 
+def _beside(base: Any) -> int:
+    """Channels that it takes beside the latents."""
+    return base.diffusion_model.in_channels - base.latent_format.latent_channels
+
+
+def _untrainable(base: Any) -> str | None:
+    if _beside(base) <= base.latent_format.latent_channels:
+        return None
+    return (
+        "CogVideoX for inpainting is told what to take out of a video, which pairs of clips do not tell: train on its "
+        "text-to-video or image-to-video model."
+    )
+
+
+def _clip_conditioning(base: Any, clip: Clip) -> dict[str, Any]:
+    """The host has no node for it, but takes the start image's latents in its conditioning."""
+    return {"concat_latent_image": clip.vae.encode(clip.first)} if _beside(base) else {}
+
+
 COGVIDEOX = ModelFamily(
     name="cogvideox",
     title="CogVideoX",
@@ -42,4 +62,6 @@ COGVIDEOX = ModelFamily(
     latent_format=format_named("CogVideoX"),
     fps=8,
     frames_per_latent=4,
+    untrainable=_untrainable,
+    clip_conditioning=_clip_conditioning,
 )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...echoreel_core.action.injection import OutputSite, Site
 from .base import ModelFamily, TokenGrid, class_named, format_named, patched_grid
+from .clip_conditioning import KNOWN, KNOWN_MASK, Clip, ClipConditioning, by_host_class, run_node
 
 
 def _grid(diffusion_model: torch.nn.Module, latents: Tensor, _kwargs: dict[str, Any]) -> TokenGrid:
@@ -32,6 +33,18 @@ def _sites_2(diffusion_model: torch.nn.Module) -> list[Site]:
     ]
 
 
+def _start_image(name: str) -> ClipConditioning:
+    """By one of the host's nodes: the first frame's latents stand in their place of the clip's."""
+
+    def clip_conditioning(base: Any, clip: Clip) -> dict[str, Any]:
+        if not base.image_to_video:
+            return {}
+        (latent,) = run_node("nodes_cosmos", name, **clip.size(), start_image=clip.first)
+        return {KNOWN: latent["samples"], KNOWN_MASK: latent["noise_mask"]}
+
+    return clip_conditioning
+
+
 COSMOS = ModelFamily(
     name="cosmos",
     title="Cosmos 1",
@@ -44,6 +57,7 @@ COSMOS = ModelFamily(
     latent_format=format_named("Cosmos1CV8x8x8"),
     fps=24,
     frames_per_latent=8,
+    clip_conditioning=_start_image("CosmosImageToVideoLatent"),
 )
 
 COSMOS_PREDICT2 = ModelFamily(
@@ -58,4 +72,7 @@ COSMOS_PREDICT2 = ModelFamily(
     latent_format=format_named("Wan21"),
     fps=16,
     frames_per_latent=4,
+    # picture models of other names are built of the same blocks
+    clip_conditioning=by_host_class({"CosmosPredict2": _start_image("CosmosPredict2ImageToVideoLatent")}),
+    kernels_without_gradient=("apply_rope_split_half", "rms_rope_split_half"),
 )

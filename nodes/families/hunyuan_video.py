@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from ...echoreel_core.action.injection import AnySite, OutputSite, Site
-from .base import ModelFamily, TokenGrid, format_named, patched_grid, tail_from_frames, tail_to_frames
+from .base import (
+    ModelFamily,
+    TokenGrid,
+    format_named,
+    patched_grid,
+    tail_from_frames,
+    tail_to_frames,
+    untrainable_classes,
+)
+from .clip_conditioning import VISION, Clip, blank_prompt, by_host_class, run_node, run_prompt_node
 
 
 def _sites(diffusion_model: torch.nn.Module) -> list[AnySite]:
@@ -29,6 +38,19 @@ def _grid(diffusion_model: torch.nn.Module, latents: Tensor, _kwargs: dict[str, 
     return patched_grid(latents, tuple(diffusion_model.patch_size))
 
 
+def _start_image(_base: Any, clip: Clip) -> dict[str, Any]:
+    inputs = {"positive": blank_prompt(), "guidance_type": "v1 (concat)", "start_image": clip.first}
+    return run_node("nodes_hunyuan", "HunyuanImageToVideo", **inputs, **clip.size())[0][0][1]
+
+
+def _start_image_15(_base: Any, clip: Clip) -> dict[str, Any]:
+    """Text-to-video and image-to-video are built alike: the one that is shown images has a CLIP vision model."""
+    if clip.vision is None:
+        return {}
+    images = {"start_image": clip.first, VISION: clip.seen()}
+    return run_prompt_node("nodes_hunyuan", "HunyuanVideo15ImageToVideo", clip, **images)
+
+
 HUNYUAN_VIDEO = ModelFamily(
     name="hunyuan_video",
     title="HunyuanVideo and HunyuanVideo 1.5",
@@ -43,4 +65,12 @@ HUNYUAN_VIDEO = ModelFamily(
     fps=24,
     frames_per_latent=4,
     changes_in_place=True,
+    untrainable=untrainable_classes({"HunyuanVideo15_SR_Distilled": "makes a video larger and moves nothing"}),
+    clip_conditioning=by_host_class(
+        {
+            "HunyuanVideoI2V": _start_image,
+            "HunyuanVideoSkyreelsI2V": _start_image,
+            "HunyuanVideo15": _start_image_15,
+        }
+    ),
 )

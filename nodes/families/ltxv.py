@@ -17,6 +17,7 @@ from .base import (
     sequence_from_frames,
     sequence_to_frames,
 )
+from .clip_conditioning import frame_rate
 
 
 def _sites(diffusion_model: torch.nn.Module) -> list[AnySite]:
@@ -36,7 +37,7 @@ def _sites_with_sound(diffusion_model: torch.nn.Module) -> list[AnySite]:
 
 
 def _grid(_diffusion_model: torch.nn.Module, latents: Tensor | list[Tensor], kwargs: dict[str, Any]) -> TokenGrid:
-    grid = patched_grid(latents[0] if isinstance(latents, list) else latents, (1, 1, 1))
+    grid = patched_grid(latents, (1, 1, 1))
     guides = kwargs.get("keyframe_idxs")
     if guides is None:
         return grid
@@ -56,6 +57,7 @@ LTXAV = ModelFamily(
     fps=25,
     frames_per_latent=8,
     changes_in_place=True,
+    clip_conditioning=frame_rate,
 )
 
 LTXV = ModelFamily(
@@ -70,4 +72,5 @@ LTXV = ModelFamily(
     fps=25,
     frames_per_latent=8,
     changes_in_place=True,
+    clip_conditioning=frame_rate,
 )

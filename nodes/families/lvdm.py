@@ -1,7 +1,8 @@
-"""LVDM, the released text-to-video model (the pack brings it to the host, see lvdm_model.py)."""
+"""LVDM, the released text-to-video model (the pack brings it to the host, see nodes/models/lvdm.py)."""
 
 from __future__ import annotations
 
+from ...echoreel_core.training.default_sizes import released_form
 from .base import ModelFamily, class_named, format_named
 from .unet import frames_in_batch_grid
 
@@ -16,4 +17,5 @@ LVDM = ModelFamily(
     latent_format=format_named("SD15"),
     fps=8,
     frames_in_batch=True,
+    default_adapter=lambda diffusion_model, fit: released_form(fit, block_heads=diffusion_model.config.heads),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,8 +19,16 @@ def _sites(diffusion_model: torch.nn.Module) -> list[Site]:
     ]
 
 
-def _grid(diffusion_model: torch.nn.Module, latents: list[Tensor], _kwargs: dict[str, Any]) -> TokenGrid:
-    return patched_grid(latents[0], diffusion_model.patch_size)
+def _grid(diffusion_model: torch.nn.Module, latents: Tensor | list[Tensor], _kwargs: dict[str, Any]) -> TokenGrid:
+    return patched_grid(latents, diffusion_model.patch_size)
+
+
+def _silence(video: Tensor) -> Tensor:
+    """5/3 frames of sound to each of the video's."""
+    from comfy.ldm.minimax.model import FRAME_PER_TOKEN, FRAME_RESCALE
+
+    frames = sum(FRAME_PER_TOKEN[place % len(FRAME_PER_TOKEN)] for place in range(video.shape[2]))
+    return video.new_zeros(video.shape[0], 32, 2, math.ceil(frames * FRAME_RESCALE))
 
 
 MINIMAX_H3 = ModelFamily(
@@ -36,4 +45,7 @@ MINIMAX_H3 = ModelFamily(
     frames_per_latent=3.4,  # 1, 4, 4, 4, 4 and again
     video_channels=24,
     changes_in_place=True,
+    silence=_silence,
+    one_sample=True,
+    kernels_without_gradient=("rms_rope_split_half",),
 )

@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from ...echoreel_core.action.injection import Site
-from .base import ModelFamily, TokenGrid, batch_from_frames, batch_to_frames, format_named
+from ...echoreel_core.errors import EchoReelError
+from ...echoreel_core.training.data.conditioning import TOKENS
+from .base import (
+    ModelFamily,
+    TokenGrid,
+    batch_from_frames,
+    batch_to_frames,
+    format_named,
+    untrainable_classes,
+)
+from .clip_conditioning import Clip
 
 
 def frames_in_batch_grid(_diffusion_model: torch.nn.Module, latents: Tensor, kwargs: dict[str, Any]) -> TokenGrid:
@@ -35,6 +45,37 @@ def _is_svd(diffusion_model: torch.nn.Module) -> bool:
     return any(type(module).__name__ == "SpatialVideoTransformer" for module in diffusion_model.modules())
 
 
+def _told_of_image(_base: Any, clip: Clip) -> dict[str, Any]:
+    if clip.vision is None:
+        raise EchoReelError(
+            "Stable Video Diffusion is told its image by a CLIP vision model: connect the one of its checkpoint to "
+            "clip_vision."
+        )
+    from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning
+
+    size = clip.size()
+    positive, _, _ = SVD_img2vid_Conditioning().encode(
+        clip_vision=clip.vision,
+        init_image=clip.first,
+        vae=clip.vae,
+        width=size["width"],
+        height=size["height"],
+        video_frames=size["length"],
+        motion_bucket_id=127,
+        fps=max(1, round(clip.fps)),
+        augmentation_level=0.0,
+    )
+    return {**positive[0][1], TOKENS: positive[0][0][0]}
+
+
+def _evolved_window(grid: TokenGrid, options: dict[str, Any]) -> tuple[list[int], int] | None:
+    """A context window of AnimateDiff-Evolved's own."""
+    window = options.get("ad_params")
+    if not window or window["sub_idxs"] is None or len(window["sub_idxs"]) != grid.latent_frames:
+        return None
+    return list(window["sub_idxs"]), window["full_length"]
+
+
 SVD = ModelFamily(
     name="svd",
     title="Stable Video Diffusion",
@@ -46,6 +87,10 @@ SVD = ModelFamily(
     latent_format=format_named("SD15"),
     fps=6,
     frames_in_batch=True,
+    untrainable=untrainable_classes(
+        {name: "turns around a thing and moves nothing" for name in ("SV3D_u", "SV3D_p")},
+    ),
+    clip_conditioning=_told_of_image,
 )
 
 ANIMATEDIFF = ModelFamily(
@@ -59,4 +104,5 @@ ANIMATEDIFF = ModelFamily(
     latent_format=format_named("SD15"),
     fps=8,
     frames_in_batch=True,
+    window=_evolved_window,
 )

@@ -17,6 +17,7 @@ from .base import (
     sequence_from_frames,
     sequence_to_frames,
 )
+from .clip_conditioning import LEADING, VISION, Clip, ClipConditioning, by_host_class, run_prompt_node
 
 
 def _class_names(diffusion_model: torch.nn.Module) -> set[str]:
@@ -54,6 +55,66 @@ def _to_frames(hidden: Tensor, grid: TokenGrid) -> Tensor | None:
     return sequence_to_frames(hidden, grid)
 
 
+def _chunk(grid: TokenGrid, options: dict[str, Any]) -> tuple[list[int], int] | None:
+    """Of the model that makes a clip chunk by chunk, with the ones before in a cache as long as the clip."""
+    chunk = options.get("ar_state")
+    if chunk is None:
+        return None
+    start, tokens = chunk["start_frame"], chunk["kv_caches"][0]["k"].shape[1]
+    return list(range(start, start + grid.latent_frames)), tokens // grid.positions
+
+
+def _node(name: str, image: str = "start_image", vision: bool = False, **inputs: Any) -> ClipConditioning:
+    """One of the host's nodes, which takes the first frame as its input `image`."""
+
+    def clip_conditioning(_base: Any, clip: Clip) -> dict[str, Any]:
+        seen = {VISION: clip.seen()} if vision else {}
+        return run_prompt_node("nodes_wan", name, clip, **{image: clip.first}, **seen, **inputs)
+
+    return clip_conditioning
+
+
+def _by_channels(base: Any, clip: Clip) -> dict[str, Any]:
+    """By the channels beside the latents: those of the start image and its mask, those of a control video before it."""
+    channels = base.latent_format.latent_channels
+    beside = base.diffusion_model.patch_embedding.weight.shape[1] - channels
+    if beside == channels + 4:
+        name = "WanImageToVideo" if channels == 16 else "WanFunInpaintToVideo"
+        return _node(name, vision=True)(base, clip)
+    takes_reference = base.diffusion_model.ref_conv is not None
+    if beside == 2 * channels + 4 or (beside == 2 * channels and takes_reference):
+        reference = {"ref_image": clip.first} if takes_reference else {}
+        return _node("Wan22FunControlToVideo", **reference)(base, clip)
+    return _node("WanFunControlToVideo", vision=True)(base, clip) if beside == 2 * channels else {}
+
+
+def _vace(_base: Any, clip: Clip) -> dict[str, Any]:
+    return run_prompt_node("nodes_wan", "WanVaceToVideo", clip, strength=1.0)
+
+
+def _humo(base: Any, clip: Clip) -> dict[str, Any]:
+    conditioning = _node("WanHuMoImageToVideo", "ref_image")(base, clip)
+    # the node's silence is one frame longer than the sound it makes of a recording, which the model does not take
+    return {**conditioning, "audio_embed": conditioning["audio_embed"][:, :-1]}
+
+
+def _animate(name: str, **inputs: Any) -> ClipConditioning:
+    """The reference image is the first of the latents' frames."""
+    node = _node(name, "reference_image", vision=True, video_frame_offset=0, **inputs)
+
+    def clip_conditioning(base: Any, clip: Clip) -> dict[str, Any]:
+        conditioning = node(base, clip)
+        return {**conditioning, LEADING: conditioning["concat_latent_image"][:, :, :1]}
+
+    return clip_conditioning
+
+
+def _scail(_base: Any, clip: Clip) -> dict[str, Any]:
+    pose = {"pose_strength": 1.0, "pose_start": 0.0, "pose_end": 1.0}
+    more = {"video_frame_offset": 0, "previous_frame_count": 5, VISION: clip.seen()}
+    return run_prompt_node("nodes_scail", "WanSCAILToVideo", clip, reference_image=clip.first, **pose, **more)
+
+
 WAN = ModelFamily(
     name="wan",
     title="Wan 2.1 and 2.2",
@@ -65,4 +126,18 @@ WAN = ModelFamily(
     latent_format=format_named("Wan21", {48: "Wan22"}),
     fps=16,
     frames_per_latent=4,
+    fps_of=lambda diffusion_model: 24 if diffusion_model.out_dim == 48 else 16,  # Wan 2.2 5B has latents of its own
+    window=_chunk,
+    clip_conditioning=by_host_class(
+        {
+            "WAN21_Vace": _vace,
+            "WAN21_Camera": _node("WanCameraImageToVideo", vision=True),
+            "WAN21_HuMo": _humo,
+            "WAN22_S2V": _node("WanSoundImageToVideo", "ref_image"),
+            "WAN22_Animate": _animate("WanAnimateToVideo", continue_motion_max_frames=5),
+            "WAN_Animate2": _animate("WanAnimate2ToVideo"),
+            "WAN21_SCAIL": _scail,
+            "WAN21": _by_channels,
+        }
+    ),
 )

@@ -92,9 +92,13 @@ class Control:
         """Whether the strength is not the same at every step."""
         return any(factor != 1.0 for factor in self.step_factors)
 
-    def timing(self, family: ModelFamily, grid: TokenGrid, total: int) -> Timing:
-        """When the action happens, in token frames of a clip that has `total` of them."""
-        fps = self.fps or family.fps
+    def timing(self, family: ModelFamily, model_fps: float, grid: TokenGrid, total: int) -> Timing:
+        """When the action happens, in token frames of a clip that has `total` of them.
+
+        Args:
+            model_fps: frames per second that the model was made for.
+        """
+        fps = self.fps or model_fps
         pace = (self.reference_fps or fps) / fps if self.own_pace else None
         if self.span == (0.0, 0.0):
             return Timing(pace=pace)

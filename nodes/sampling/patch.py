@@ -51,10 +51,15 @@ class RunState:
 
 @dataclass
 class CallState:
-    """What one call of the model knows once its diffusion model is entered."""
+    """What one call of the model knows once its diffusion model is entered.
+
+    Attributes:
+        model_fps: frames per second that the model was made for.
+    """
 
     roles: tuple[Role, ...]
     strength: float
+    model_fps: float
     grid: TokenGrid | None = None
     frames: ClipFrames | None = None
 
@@ -133,12 +138,13 @@ class ActionPatch:
         """Hooks the added layers into the live model, for the `with` only."""
         factors = self.control.block_factors or (1.0,) * len(self.sites)
         used = [index for index, factor in enumerate(factors) if factor]
-        by_name = {site.name: site for site in self.family.sites(uncompiled(model.diffusion_model))}
-        call = CallState(tuple(_chunk_roles(options, state)), strength)
+        diffusion_model = uncompiled(model.diffusion_model)
+        by_name = {site.name: site for site in self.family.sites(diffusion_model)}
+        call = CallState(tuple(_chunk_roles(options, state)), strength, self.family.frame_rate(diffusion_model))
 
         def enter(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
             call.grid = self.family.grid(uncompiled(module), args[0], kwargs)
-            call.frames = clip_frames(call.grid, kwargs["transformer_options"])
+            call.frames = clip_frames(self.family, call.grid, kwargs["transformer_options"])
 
         # python values that these read must not be baked into a compiled graph
         layers = [torch.compiler.disable(partial(self._delta, index, model, state, call)) for index in used]
@@ -201,7 +207,7 @@ class ActionPatch:
 
     def _context(self, call: CallState, rows: int) -> ActionContext:
         """What all rows of the batch attend to, each to the half of the action that its conditioning's role takes."""
-        timing = self.control.timing(self.family, call.grid, call.frames.total)
+        timing = self.control.timing(self.family, call.model_fps, call.grid, call.frames.total)
         clips = rows // len(call.roles)
         contexts = {role: self.action.context(role, call.frames.total, call.frames.at, timing) for role in call.roles}
         batch = contexts[call.roles[0]].tokens.shape[0]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..families.base import TokenGrid
+from ..families.base import ModelFamily, TokenGrid
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,25 @@ class ClipFrames:
     total: int
 
 
-def clip_frames(grid: TokenGrid, options: dict[str, Any]) -> ClipFrames:
+def clip_frames(family: ModelFamily, grid: TokenGrid, options: dict[str, Any]) -> ClipFrames:
     """The clip's frames in one call.
 
     Args:
         options: transformer_options of the call.
     """
-    indices, total = _latent_indices(grid, options)
+    indices, total = _latent_indices(family, grid, options)
     return ClipFrames(
         at=tuple(index / grid.patch_frames - grid.leading for index in indices[:: grid.patch_frames])[grid.leading :],
         total=math.ceil(total / grid.patch_frames) - grid.leading,
     )
 
 
-def _latent_indices(grid: TokenGrid, options: dict[str, Any]) -> tuple[list[int], int]:
+def _latent_indices(family: ModelFamily, grid: TokenGrid, options: dict[str, Any]) -> tuple[list[int], int]:
     """The latents' frames of this call among all latent frames, and how many there are in all."""
     frames = grid.latent_frames
 
-    animatediff = options.get("ad_params")
-    if animatediff and animatediff["sub_idxs"] is not None and len(animatediff["sub_idxs"]) == frames:
-        return list(animatediff["sub_idxs"]), animatediff["full_length"]
+    if family.window is not None and (own := family.window(grid, options)) is not None:
+        return own
 
     window = options.get("context_window")  # stays there after the last window of a step
     if window is not None:
@@ -49,11 +48,5 @@ def _latent_indices(grid: TokenGrid, options: dict[str, Any]) -> tuple[list[int]
         indices = [*([] if anchor is None or anchor < 0 else [anchor]), *window.index_list]
         if len(indices) == frames:
             return indices, window.total_frames
-
-    chunk = options.get("ar_state")  # frame by frame, with the ones before it in a cache as long as the clip
-    if chunk is not None:
-        tokens = chunk["kv_caches"][0]["k"].shape[1]
-        start = chunk["start_frame"]
-        return list(range(start, start + frames)), tokens // grid.positions
 
     return list(range(frames)), frames

@@ -19,25 +19,19 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...echoreel_core.action.adapter import content_id
+from ...echoreel_core.action.adapter import AdapterConfig, content_id
 from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
+from ...echoreel_core.training.default_sizes import AdapterInputs
 from ...echoreel_core.training.loss import prediction_of, seed_of
 from ...echoreel_core.training.trainable import Attach, NoiseLevel, Prediction, TrainableModel
 from ..action_prism_encode import encode_frames
 from ..families import find_family
 from ..families.base import TokenGrid
+from ..families.clip_conditioning import KNOWN, KNOWN_MASK, LEADING, Clip
 from ..sampling.patch import uncompiled
-from .image_conditioning import (
-    KNOWN,
-    KNOWN_MASK,
-    LEADING,
-    Clip,
-    as_the_host_has_it,
-    check_trainable,
-    image_conditioning,
-)
+from .image_conditioning import as_the_host_has_it, image_conditioning
 from .kernels import kernels_with_gradients
 
 Result = TypeVar("Result")
@@ -68,7 +62,7 @@ class TrainableHostModel(TrainableModel):
         self.model = uncompiled(patcher.get_model_object("diffusion_model"))
         self._family = find_family(self.model)
         self.family = self._family.name
-        check_trainable(self._base)
+        self._family.check_trainable(self._base)
         self._sampling = sampling = patcher.get_model_object("model_sampling")
         kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
         if kind not in PREDICTIONS:
@@ -77,15 +71,23 @@ class TrainableHostModel(TrainableModel):
         self._rectified = kind == "COSMOS_RFLOW"
         if self.prediction != "flow":
             self.sigma_data = float(sampling.sigma_data)
-        self._has_sound = self.family == "minimax_h3"
-        # a batch of frames is one clip, and a model with sound takes no other
-        self.micro_batch_limit = 1 if self._family.frames_in_batch or self._has_sound else None
+        # a batch of frames is one clip
+        self.micro_batch_limit = 1 if self._family.frames_in_batch or self._family.one_sample else None
         self._inside: tuple[Any, dict[str, Any]] | None = None
         self._grid: TokenGrid | None = None
 
     def sites(self) -> Sequence[AnySite]:
         """See `TrainableModel`."""
         return self._family.sites(self.model)
+
+    def default_adapter(self, **sizes: Any) -> AdapterConfig:
+        """The adapter to train on this model where none is given.
+
+        Args:
+            sizes: fields of `AdapterInputs` that follow from VAE, text encoder and clips.
+        """
+        sites = [(site.name, site.dim) for site in self.sites()]
+        return self._family.default_adapter(self.model, AdapterInputs(host=self.family, sites=sites, **sizes))
 
     def sampling_run(self, latents: Tensor, work: Callable[[], Result]) -> Result:
         """Calls `work` in the midst of a sampling run of the host, where `predict` can be called.
@@ -100,8 +102,8 @@ class TrainableHostModel(TrainableModel):
         inside = TrainingSampler(self, work)
         self.reload()
         empty = self._as_host(torch.zeros_like(latents))
-        if self._has_sound:
-            empty = comfy.nested_tensor.NestedTensor((empty, self._silence(empty)))
+        if self._family.silence is not None:
+            empty = comfy.nested_tensor.NestedTensor((empty, self._family.silence(empty)))
         try:
             guider.sample(empty, empty, inside, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
         finally:
@@ -175,8 +177,8 @@ class TrainableHostModel(TrainableModel):
 
         handle = self._base.diffusion_model.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True)
         try:
-            if self._has_sound:
-                sound = self._noised(self._silence(x), sigma, x)
+            if self._family.silence is not None:
+                sound = self._noised(self._family.silence(x), sigma, x)
                 packed, shapes = comfy.utils.pack_latents([x, sound])
                 return comfy.utils.unpack_latents(guider(packed, sigma, model_options=options, seed=0), shapes)[0]
             rows = self._as_host(x)
@@ -196,22 +198,14 @@ class TrainableHostModel(TrainableModel):
             noise.append(torch.randn(one.shape, generator=generator))
         return self._sampling.noise_scaling(sigma, torch.stack(noise).to(latents), latents)
 
-    @staticmethod
-    def _silence(video: Tensor) -> Tensor:
-        """Empty latents of the sound to a video's: 5/3 frames of it to each of the video's."""
-        from comfy.ldm.minimax.model import FRAME_PER_TOKEN, FRAME_RESCALE
-
-        frames = sum(FRAME_PER_TOKEN[place % len(FRAME_PER_TOKEN)] for place in range(video.shape[2]))
-        return video.new_zeros(video.shape[0], 32, 2, math.ceil(frames * FRAME_RESCALE))
-
     def _conds(
         self, conditioning: dict[str, Any], x: Tensor, known: Tensor | None, mask: Tensor | None
     ) -> dict[str, Any]:
         """What the host makes of one sample's conditioning for its model, by name."""
         empty = self._as_host(torch.zeros_like(x))
         shapes = [empty.shape]
-        if self._has_sound:
-            empty, shapes = comfy.utils.pack_latents([empty, self._silence(empty)])
+        if self._family.silence is not None:
+            empty, shapes = comfy.utils.pack_latents([empty, self._family.silence(empty)])
         cond = {**conditioning, TOKENS: conditioning[TOKENS][None], "model_conds": {}}
         try:
             (encoded,) = comfy.samplers.encode_model_conds(
@@ -269,10 +263,7 @@ class TrainableHostModel(TrainableModel):
         if self._family.frames_in_batch:
             return latent_frames
         probe = torch.empty(1, 1, latent_frames, 2, 2, device="meta")
-        return math.ceil(latent_frames / self._family.grid(self.model, self._listed(probe), {}).patch_frames)
-
-    def _listed(self, latents: Tensor) -> Tensor | list[Tensor]:
-        return [latents] if self._has_sound else latents
+        return math.ceil(latent_frames / self._family.grid(self.model, probe, {}).patch_frames)
 
     def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
         """See `TrainableModel`. Raises: EchoReelError where the model is run on a part of the clip."""
@@ -303,7 +294,8 @@ class TrainableHostModel(TrainableModel):
         management.in_training = True
         try:
             # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
-            with kernels_with_gradients(), torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved):
+            kernels = kernels_with_gradients(self._family.kernels_without_gradient)
+            with kernels, torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved):
                 yield
         except RuntimeError as error:
             if "autograd" not in str(error):
@@ -364,6 +356,7 @@ class NodeEncoders:
 
     def __init__(self, model: Any, vae: Any, clip: Any, vision: Any = None) -> None:
         self._base, self._vae, self._clip, self._vision = model.model, vae, clip, vision
+        self._family = find_family(uncompiled(model.get_model_object("diffusion_model")))
         self._latent_format = model.get_model_object("latent_format")
         modules = [vae.first_stage_model, clip.cond_stage_model, *([] if vision is None else [vision.model])]
         layout = {name: value for name, value in self._base.model_config.unet_config.items() if name != "dtype"}
@@ -394,4 +387,4 @@ class NodeEncoders:
 
     def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
         """See `Encoders`."""
-        return image_conditioning(self._base, Clip(frames, fps, self._vae, self._vision))
+        return image_conditioning(self._family, self._base, Clip(frames, fps, self._vae, self._vision))

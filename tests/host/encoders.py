@@ -1,6 +1,8 @@
-"""Stand-ins for the VAE, CLIP and CLIP vision model of any tiny host."""
+"""Stand-ins for the VAE, CLIP and CLIP vision model of any tiny model."""
 
 from __future__ import annotations
+
+import math
 
 import comfy.clip_vision
 import torch
@@ -75,20 +77,11 @@ class Sight:
         return seen
 
 
-FACTORS = {"ltxv": (32, 8), "ltxav": (32, 8), "cosmos": (8, 8), "mochi": (8, 6), "minimax_h3": (16, 4)}
-
-
 def encoders_for(tiny: Tiny) -> tuple[Pixels, Words, Sight | None]:
-    """What belongs to a tiny host: it is told what its case is told."""
-    factor, frames = FACTORS.get(tiny.family, (8, 4))
-    if tiny.channels in (32, 48):  # HunyuanVideo 1.5 and Wan 2.2 5B
-        factor = 16
-    conds = tiny.conds
-    sight = None
-    if tiny.family == "svd":
-        sight = Sight()
-    elif "clip_fea" in conds:
-        sight = Sight(conds["clip_fea"].shape[-1], conds["clip_fea"].shape[1])
+    """What belongs to a tiny model: it is told what its case is told."""
+    from echoreel_pack.nodes.families import family_named
+
+    family, conds = family_named(tiny.family), tiny.conds
 
     def more(text: str) -> dict:
         told = {}
@@ -103,6 +96,6 @@ def encoders_for(tiny: Tiny) -> tuple[Pixels, Words, Sight | None]:
         return told
 
     length = conds["c_crossattn"].shape[1] if "num_tokens" in conds else None
-    images = tiny.family in ("svd", "animatediff")
-    width = {"minimax_h3": 48}.get(tiny.family, conds["c_crossattn"].shape[-1])
-    return Pixels(tiny.channels, factor, frames, images), Words(width, length, more), sight
+    vae = Pixels(tiny.channels, tiny.factor, math.ceil(family.frames_per_latent), images=family.frames_in_batch)
+    sight = None if tiny.vision is None else Sight(*tiny.vision)
+    return vae, Words(tiny.text_width, length, more), sight

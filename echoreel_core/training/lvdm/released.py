@@ -18,7 +18,7 @@ from ...lvdm.text_encoder import CLIPTextEncoder, TextConfig
 from ...lvdm.tokenizer import find_vocabulary, load_tokenizer
 from ...lvdm.unet import LVDMUNet
 from ..config import Config
-from ..default_sizes import default_adapter_config
+from ..default_sizes import AdapterInputs, released_form
 from ..loss import seed_of
 from ..objective import AUTOCAST
 from ..trainable import Encoders
@@ -109,16 +109,15 @@ class ReleasedModel:
         unet = self.parts.unet_config
         with torch.device("meta"):
             sites = [(site.name, site.dim) for site in LVDMUNet(unet).sites()]
-        return default_adapter_config(
-            "lvdm",
-            sites,
+        inputs = AdapterInputs(
+            host=TrainableLVDM.family,
+            sites=sites,
             latent_channels=unet.in_channels,
             latent_size=(framing.height // factor, framing.width // factor),
             latent_frames=framing.frames,
             text_width=unet.context_dim,
-            block_heads=unet.heads,
-            **self.config.adapter.prism_sizes(),
         )
+        return released_form(inputs, block_heads=unet.heads, **self.config.adapter.prism_sizes())
 
 
 def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:

@@ -20,7 +20,7 @@ from echoreel_core.training.data.batches import Batch, micro_batches
 from echoreel_core.training.data.cache import CachedPairs, build_cache
 from echoreel_core.training.data.check import check_files, framings, summary
 from echoreel_core.training.data.pairs import read_pairs
-from echoreel_core.training.default_sizes import default_adapter_config, parameter_count
+from echoreel_core.training.default_sizes import AdapterInputs, general_form, parameter_count, released_form
 from echoreel_core.training.loss import draw
 from echoreel_core.video.frames import read_video
 
@@ -366,29 +366,34 @@ def test_damaged_cache_files_are_named(tmp_path, actions):
 
 
 def test_default_adapters():
-    wan = default_adapter_config(
-        "wan",
-        [(f"blocks.{index}", 1536) for index in range(30)],
-        latent_channels=16,
-        latent_size=(32, 32),
-        latent_frames=21,
-        text_width=4096,
+    wan = general_form(
+        AdapterInputs(
+            host="wan",
+            sites=[(f"blocks.{index}", 1536) for index in range(30)],
+            latent_channels=16,
+            latent_size=(32, 32),
+            latent_frames=21,
+            text_width=4096,
+        )
     )
     assert parameter_count(wan) == 248_754_260
     assert wan.position == "relative_bias" and wan.prism.grid == (16, 16) and wan.prism.action_dim == 1024
     shapes = json.loads((FIXTURES / "released_layout.json").read_text())
     released = split_released({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, "released")
-    config = default_adapter_config(
-        "lvdm",
-        [(site.name, site.dim) for site in released.adapter_config.sites],
+    inputs = AdapterInputs(
+        host="lvdm",
+        sites=[(site.name, site.dim) for site in released.adapter_config.sites],
         latent_channels=4,
         latent_size=(32, 32),
         latent_frames=16,
         text_width=768,
     )
+    config = released_form(inputs, block_heads=8)
     assert config == replace(released.adapter_config, training={})
     assert parameter_count(config) == 611_602_036
-    small = default_adapter_config(
-        "lvdm", [("a", 64)], latent_channels=4, latent_size=(8, 8), latent_frames=4, text_width=64, width=32, depth=1
+    inputs = AdapterInputs(
+        host="lvdm", sites=[("a", 64)], latent_channels=4, latent_size=(8, 8), latent_frames=4, text_width=64
     )
-    assert small.position == "relative_vectors" and small.prism.width == 32 and small.sites[0].head_dim == 8
+    small = released_form(inputs, block_heads=4, width=32, depth=1)
+    assert small.position == "relative_vectors" and small.prism.width == 32
+    assert (small.sites[0].heads, small.sites[0].head_dim) == (4, 16)

@@ -9,7 +9,8 @@ import tiny_models
 import torch
 from calling import call
 from conditioning import hooks_in, noise, prompt, sample, untouched
-from tiny_families import Tiny, wan
+from tiny_families import Tiny, build
+from tiny_families.wan import wan
 
 FRAMES = 7
 LATENTS = torch.zeros(1, 16, FRAMES, 8, 6)
@@ -202,29 +203,32 @@ class TestWindows:
 
     def test_chunks_of_a_causal_model(self, pack):
         from echoreel_pack.nodes.families.base import TokenGrid
+        from echoreel_pack.nodes.families.wan import WAN
         from echoreel_pack.nodes.sampling.windows import ClipFrames, clip_frames
 
         state = {"start_frame": 3, "kv_caches": [{"k": torch.zeros(1, 9 * 12, 1, 1)}]}
-        assert clip_frames(TokenGrid(3, (4, 3)), {"ar_state": state}) == ClipFrames((3.0, 4.0, 5.0), 9)
+        assert clip_frames(WAN, TokenGrid(3, (4, 3)), {"ar_state": state}) == ClipFrames((3.0, 4.0, 5.0), 9)
 
     def test_a_reference_frame_before_the_clip_does_not_count(self, pack):
         from echoreel_pack.nodes.families.base import TokenGrid
+        from echoreel_pack.nodes.families.wan import WAN
         from echoreel_pack.nodes.sampling.windows import ClipFrames, clip_frames
 
         grid = TokenGrid(4, (4, 3), first=12, leading=1)
-        assert clip_frames(grid, {}) == ClipFrames((0.0, 1.0, 2.0), 3)
+        assert clip_frames(WAN, grid, {}) == ClipFrames((0.0, 1.0, 2.0), 3)
         window = comfy.context_windows.IndexListContextWindow([4, 5, 6], dim=2, total_frames=9)
         window.causal_anchor_index = 3
-        assert clip_frames(grid, {"context_window": window}) == ClipFrames((3.0, 4.0, 5.0), 8)
+        assert clip_frames(WAN, grid, {"context_window": window}) == ClipFrames((3.0, 4.0, 5.0), 8)
 
     def test_patches_over_time_lie_between_latent_frames(self, pack):
         from echoreel_pack.nodes.families.base import TokenGrid
+        from echoreel_pack.nodes.families.wan import WAN
         from echoreel_pack.nodes.sampling.windows import ClipFrames, clip_frames
 
         grid = TokenGrid(4, (4, 3), patch_frames=2)
-        assert clip_frames(grid, {}) == ClipFrames((0.0, 1.0), 2)
+        assert clip_frames(WAN, grid, {}) == ClipFrames((0.0, 1.0), 2)
         window = comfy.context_windows.IndexListContextWindow([3, 4, 5, 6], dim=2, total_frames=9)
-        assert clip_frames(grid, {"context_window": window}) == ClipFrames((1.5, 2.5), 5)
+        assert clip_frames(WAN, grid, {"context_window": window}) == ClipFrames((1.5, 2.5), 5)
 
 
 class TestTogether:
@@ -369,7 +373,8 @@ class TestTiming:
         from echoreel_pack.nodes.families import family_named
         from echoreel_pack.nodes.families.base import TokenGrid
 
-        return control.timing(family_named(family), TokenGrid(total, (4, 3), **grid), total)
+        family = family_named(family)
+        return control.timing(family, family.fps, TokenGrid(total, (4, 3), **grid), total)
 
     def test_seconds_become_latent_frames(self, pack):
         # 81 frames at 16 per second in 21 latent frames: the first holds one frame, each other four
@@ -402,6 +407,28 @@ class TestTiming:
         monkeypatch.setattr(ActionPatch, "_delta", spy)
         control = self.seconds(5 / 16, 17 / 16)  # latent frames 2 to 5
         call(tiny, apply_action(tiny.model, echoreel, action, 1.0, control=control))
+        for added in deltas:
+            assert (added.abs().amax(dim=(0, 2, 3)) > 0).tolist() == [False, False, True, True, True, False, False]
+
+    @pytest.mark.parametrize(("case", "fps"), [("wan t2v", 16), ("wan 5b", 24)])
+    def test_seconds_are_of_the_rate_that_the_variant_was_made_for(self, case, fps, tmp_path, monkeypatch):
+        import adapters
+        from echoreel_pack.nodes.families.wan import WAN
+        from echoreel_pack.nodes.sampling.patch import ActionPatch
+
+        tiny = build(case)
+        tiny.x = noise(2, tiny.channels, FRAMES, 8, 6)
+        sites, deltas = WAN.sites(tiny.model.model.diffusion_model), []
+        found = adapters.adapter_for(tmp_path / "random.safetensors", tiny, sites)
+        delta = ActionPatch._delta
+
+        def spy(self, index, model, state, call, hidden):
+            deltas.append(WAN.to_frames(delta(self, index, model, state, call, hidden), call.grid))
+            return None
+
+        monkeypatch.setattr(ActionPatch, "_delta", spy)
+        control = self.seconds(5 / fps, 17 / fps)  # latent frames 2 to 5
+        call(tiny, apply_action(tiny.model, found, adapters.random_action(found), 1.0, control=control))
         for added in deltas:
             assert (added.abs().amax(dim=(0, 2, 3)) > 0).tolist() == [False, False, True, True, True, False, False]
 

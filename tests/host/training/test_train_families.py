@@ -84,7 +84,9 @@ def test_applied_it_does_what_it_did_in_training(case):
 
 def test_the_model_is_told_what_a_sampler_would_tell_it(case, monkeypatch):
     """The model's inputs in training are those in a run of the host's sampler with the same conditioning."""
-    from echoreel_pack.nodes.training.image_conditioning import KNOWN, KNOWN_MASK, LEADING, as_the_host_has_it
+    from echoreel_pack.nodes.families import family_named
+    from echoreel_pack.nodes.families.clip_conditioning import KNOWN, KNOWN_MASK, LEADING
+    from echoreel_pack.nodes.training.image_conditioning import as_the_host_has_it
     from echoreel_pack.nodes.training.trainable import TrainableHostModel
 
     calls = []
@@ -110,10 +112,11 @@ def test_the_model_is_told_what_a_sampler_would_tell_it(case, monkeypatch):
         told.pop(LEADING)
     if KNOWN in told:
         latents, options["noise_mask"] = told.pop(KNOWN), told.pop(KNOWN_MASK)
-    if host.micro_batch_limit == 1 and latents.dim() == 5 and case.tiny.family != "minimax_h3":
+    family = family_named(case.tiny.family)
+    if family.frames_in_batch and latents.dim() == 5:
         latents = latents[0].transpose(0, 1)
-    if case.tiny.family == "minimax_h3":
-        latents = comfy.nested_tensor.NestedTensor((latents, host._silence(latents)))
+    if family.silence is not None:
+        latents = comfy.nested_tensor.NestedTensor((latents, family.silence(latents)))
     prompt = [[told.pop("cross_attn")[None], told]]
     calls.clear()
     comfy.sample.sample(
