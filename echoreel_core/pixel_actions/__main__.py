@@ -6,10 +6,10 @@ The recipe of the shipped files is recipes/RECIPE.md.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from .model.files import EMBEDDED_FILE
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions", description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="CPU threads")
     commands = parser.add_subparsers(dest="command", required=True)
-    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 10000, "prism": 5000, "adapter": 8000}
+    steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 10000, "adapter": 8000}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
         command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
@@ -30,8 +30,6 @@ def main() -> None:
             command.add_argument("--noise-offset", type=float, default=0.1, help="see train_base.noise_like")
             command.add_argument("--eager", action="store_true", help="do not compile")
             command.add_argument("--turning", type=float, default=3.0, help="how much likelier figures that turn are")
-        if name == "adapter":
-            command.add_argument("--lean", type=float, default=1.0, help="of timesteps to the noisy end, below 1")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--chunks", type=int, default=24)
@@ -57,13 +55,6 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     folder = getattr(arguments, "folder", None)
-    if arguments.command in ("base", "adapter"):
-        how = {
-            "offset": arguments.noise_offset,
-            "turning": arguments.turning,
-            "fast": not arguments.eager,
-            "until": arguments.until,
-        }
     if arguments.command == "autoencoder":
         from .recipes.train_autoencoder import train
 
@@ -83,23 +74,36 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.command == "base":
         from .recipes.train_base import train
 
-        train(folder, folder / "text.pt", folder / "pairs", arguments.steps, **how)
-    elif arguments.command == "prism":
-        from .recipes.pretrain_prism import train
-
-        train(folder, folder / "base.pt", folder / "pairs", arguments.steps)
+        train(
+            folder,
+            folder / "text.pt",
+            folder / "pairs",
+            arguments.steps,
+            offset=arguments.noise_offset,
+            turning=arguments.turning,
+            fast=not arguments.eager,
+            until=arguments.until,
+        )
     elif arguments.command == "adapter":
-        from ..lvdm.autoencoder import load_autoencoder
-        from .recipes.train_adapter import train
+        from .recipes.train_adapter import SETTINGS, train
 
-        autoencoder = load_autoencoder(load_file(folder / "autoencoder.safetensors"))
-        start = folder / "prism.pt"
-        how["lean"] = arguments.lean
-        train(folder, folder / "base.pt", start, folder / "pairs", autoencoder, arguments.steps, **how)
+        settings = replace(
+            SETTINGS,
+            steps=arguments.steps,
+            noise_offset=arguments.noise_offset,
+            compile="no" if arguments.eager else "default",
+        )
+        paths = folder / "adapter", folder / "base.pt", folder / "pairs"
+        train(*paths, settings, round(arguments.turning), arguments.until, lambda line: print(line, flush=True))
     elif arguments.command == "export":
         from .recipes.export import export
 
-        export(arguments.out, folder / "base.pt", folder / "adapter.pt", folder / "autoencoder.safetensors")
+        export(
+            arguments.out,
+            folder / "base.pt",
+            folder / "adapter" / "adapter.safetensors",
+            folder / "autoencoder.safetensors",
+        )
     elif arguments.command == "curves":
         from .recipes.curves import draw
 

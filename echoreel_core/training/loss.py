@@ -94,7 +94,8 @@ def draw(
     u, noise, chances = [], [], []
     for sample in samples:
         generator = torch.Generator().manual_seed(seed_of(seed, sample))
-        u.append((start + sample * GOLDEN) % 1.0)
+        # one by one: vectorised functions round otherwise at the ends of a batch
+        u.append(levels.of(torch.tensor((start + sample * GOLDEN) % 1.0, dtype=torch.float64)))
         chances.append(torch.rand(2, generator=generator))
         noise.append(torch.randn(*shape, generator=generator))
         if noise_offset:
@@ -102,7 +103,7 @@ def draw(
             noise[-1] += noise_offset * torch.randn(per_channel, generator=generator)
     chance = torch.stack(chances)
     return Draws(
-        u=levels.of(torch.tensor(u, dtype=torch.float64)),
+        u=torch.stack(u),
         noise=torch.stack(noise),
         drop_text=chance[:, 0] < text_dropout,
         drop_reference=chance[:, 1] < reference_dropout,

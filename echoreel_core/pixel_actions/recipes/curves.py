@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...training.metrics import draw_curves
 
-STAGES = ("autoencoder", "text", "base", "prism", "adapter", "judge")
+STAGES = ("autoencoder", "text", "base", "adapter/metrics", "judge")
 _TITLE = 30
 
 
@@ -22,7 +22,7 @@ def draw(folder: Path, out: Path) -> None:
             curve = draw_curves([record for record in records if "loss" in record], size=(640, 320))
             picture = Image.new("RGB", (640, 320 + _TITLE), "white")
             picture.paste(curve, (0, _TITLE))
-            title = f"{stage}, {records[-1]['step'] + 1} steps"
+            title = f"{stage.split('/')[0]}, {records[-1]['step'] + 1} steps"
             ImageDraw.Draw(picture).text((12, 8), title, fill="#222222", font=ImageFont.load_default(18))
             pictures.append(picture)
     sheet = Image.new("RGB", (1280, (len(pictures) + 1) // 2 * (320 + _TITLE)), "white")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...action.adapter import EchoReelAdapter
+from ...action.adapter import EchoReelAdapter, read_adapter
 from ...files import write_safetensors
 from ...lvdm.checkpoint import PRISM_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from ..model.adapted_model import new_adapter
@@ -70,12 +69,12 @@ def _released_adapter(adapter: EchoReelAdapter) -> dict[str, Tensor]:
 
 
 def export(path: Path, base: Path, adapter: Path | None, autoencoder: Path) -> None:
-    """Write the checkpoint; `base` and `adapter` are training checkpoints, of which the averaged weights are taken."""
+    """Write the checkpoint; `base` is a training checkpoint, of which the averaged weights are taken."""
     model = load_base(base)
     unet = _released_unet(model.unet.state_dict())
     if adapter is not None:
         trained = new_adapter(model)
-        trained.load_state_dict(torch.load(adapter, weights_only=True)["average"])
+        trained.load_state_dict(read_adapter(adapter)[1])
         unet |= _released_adapter(trained)
     text = dict(model.text.state_dict())
     text[TOKEN_EMBEDDING] = expand(text[TOKEN_EMBEDDING])

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...action.adapter import EchoReelAdapter
 from ...training.config import OutputSettings, TrainingSettings
 from ...training.data.batches import Batch
 from ...training.lvdm.trainable import TrainableLVDM
@@ -24,6 +23,7 @@ SETTINGS = TrainingSettings(
     batch_size=16,
     learning_rate=3e-3,
     prism_rate=0.1,
+    prism_start_steps=5000,
     schedule="linear",
     noise_offset=0.1,
     text_dropout=0.0,
@@ -75,43 +75,33 @@ class EmbeddedPairs:
         return Batch(torch.stack(target), torch.stack(reference), prompt, caption)
 
 
-def trainer(
-    base: Path, pairs: Path, settings: TrainingSettings = SETTINGS, turning: int = 3, seed: int = 5
-) -> tuple[Trainer, EchoReelAdapter]:
+def make_trainer(base: Path, pairs: Path, settings: TrainingSettings = SETTINGS, turning: int = 3) -> Trainer:
     """The shipped trainer with a fresh adapter on the base model's checkpoint."""
     frozen = load_base(base)
-    torch.manual_seed(seed)
-    adapter = new_adapter(frozen)
+    torch.manual_seed(settings.seed)
     source = EmbeddedPairs(Pairs(pairs), frozen.text, turning, DROP)
-    return Trainer(TrainableLVDM(frozen.unet), adapter, source, settings), adapter
+    return Trainer(TrainableLVDM(frozen.unet), new_adapter(frozen), source, settings)
 
 
 def train(
     folder: Path,
     base: Path,
-    start: Path,
     pairs: Path,
     settings: TrainingSettings = SETTINGS,
     turning: int = 3,
     until: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Write the adapter, its checkpoints and metrics.jsonl into `folder`/adapter; goes on from the last checkpoint,
-    exactly as if it had never stopped. `until` stops it earlier than after all steps.
-
-    `start` is what `pretrain_prism` wrote.
+    """Write adapter.safetensors, checkpoints and metrics.jsonl into `folder`; goes on from the last checkpoint, exactly
+    as if it had never stopped. `until` stops it earlier than after all steps.
     """
-    made, adapter = trainer(base, pairs, settings, turning)
-    adapter.prism.load_state_dict(torch.load(start, weights_only=True)["prism"])
-    made.average.load(adapter.state_dict())
-    run = TrainingRun(made, OutputSettings(folder / "adapter", name="adapter", stored_as="float32"), {"frames": 16})
+    trainer = make_trainer(base, pairs, settings, turning)
+    output = OutputSettings(folder, name="adapter", stored_as="float32", checkpoint_every=100, held_out_every=0)
+    run = TrainingRun(trainer, output, {"frames": 16})
     run.resume()
 
-    def stop() -> bool:
-        return until is not None and made.step >= until
-
     def on_step(result: StepResult) -> None:
-        if result.step % 10 == 0:
+        if result.step % output.log_every == 0:
             say(f"step {result.step}/{settings.steps}  loss {result.loss:.4f}")
 
-    run(on_step, stop)
+    run(on_step, lambda: until is not None and trainer.step >= until)

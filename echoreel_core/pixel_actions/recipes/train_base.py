@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ...files import whole_file
 from ...lvdm.ddim import alphas_cumprod
+from ...training.optimizer import Optimizer
 from ..model.base_model import BaseModel
 from ..world.words import dropped
 from .log import Log
-from .optimize import Optimizer
+from .optimize import descend
 from .pairs import Pairs
 
 
@@ -81,13 +82,13 @@ def train(
     model = BaseModel()
     model.text.load_state_dict(torch.load(text, weights_only=True))
     average = copy.deepcopy(model)
-    optimizer = Optimizer(model.named_parameters(), rate, plain=("unet.input_blocks.0.", "unet.out."))
+    optimizer = Optimizer(model.named_parameters(), "muon", rate, plain=("unet.input_blocks.0.", "unet.out."))
     start = 0
     if (path := folder / "base.pt").exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load(optimizer.checked(state["optimizer"]))
         start = state["step"]
     log, data = Log(folder / "base.jsonl"), Pairs(pairs)
     forward = torch.compile(model) if fast else model
@@ -105,11 +106,11 @@ def train(
             predicted = forward(x, timesteps, ids)
         error = (predicted.float() - noise).square().mean((1, 2, 3, 4)) * weight
         loss = error.mean()
-        norm = optimizer.step(loss, factor)
+        norm = descend(optimizer, loss, factor)
         averaged(average, model, step)
         if step % 10 == 0:
             low, middle, high = (part.mean().item() for part in error.detach().tensor_split(3))
             log(step=step, loss=loss.item(), norm=norm, loss_low=low, loss_middle=middle, loss_high=high)
         if step % 200 == 199 or step == last - 1:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state()}
             save({**state, "step": step + 1}, path)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from echoreel_core.action.adapter import read_adapter
 from echoreel_core.lvdm.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder, standardise
 from echoreel_core.lvdm.text_encoder import CLIPTextEncoder
 from echoreel_core.pixel_actions.evaluation.table import balanced, interval, references
@@ -15,9 +16,8 @@ from echoreel_core.pixel_actions.evaluation.tracker import background_of, colour
 from echoreel_core.pixel_actions.model.adapted_model import AdaptedModel, new_adapter
 from echoreel_core.pixel_actions.model.base_model import TEXT, BaseModel
 from echoreel_core.pixel_actions.model.embedded import load_embedded
-from echoreel_core.pixel_actions.recipes import train_base
+from echoreel_core.pixel_actions.recipes import train_adapter, train_base
 from echoreel_core.pixel_actions.recipes.export import export
-from echoreel_core.pixel_actions.recipes.optimize import Optimizer
 from echoreel_core.pixel_actions.recipes.pairs import CHUNK, Pairs, pair
 from echoreel_core.pixel_actions.recipes.pretrain_text import told_kinds
 from echoreel_core.pixel_actions.recipes.train_autoencoder import CONFIG
@@ -198,10 +198,10 @@ def test_exported_file_is_a_released_checkpoint_that_gives_the_same_noise(tmp_pa
     for module in (base, adapter):  # rounded, so that the file's half precision costs nothing
         module.load_state_dict({key: value.half().float() for key, value in module.state_dict().items()})
     torch.save({"average": base.state_dict()}, tmp_path / "base.pt")
-    torch.save({"average": adapter.state_dict()}, tmp_path / "adapter.pt")
+    adapter.save(tmp_path / "adapter.safetensors")
     save_file(Autoencoder(CONFIG).state_dict(), tmp_path / "autoencoder.safetensors")
     path = tmp_path / "model.safetensors"
-    export(path, tmp_path / "base.pt", tmp_path / "adapter.pt", tmp_path / "autoencoder.safetensors")
+    export(path, tmp_path / "base.pt", tmp_path / "adapter.safetensors", tmp_path / "autoencoder.safetensors")
     assert path.stat().st_size < 20e6
     loaded, _ = load_embedded(path)
     x, reference = torch.randn(2, 2, 4, 16, 8, 8)
@@ -245,15 +245,29 @@ def test_figures_that_turn_are_drawn_as_much_more_often_as_asked(tmp_path):
     assert 2.5 < share[3.0] / share[1.0] < 3.5
 
 
-def test_slow_parameters_learn_at_their_share_of_the_rate_and_the_schedule_keeps_it():
-    start = torch.nn.Linear(6, 4).state_dict()
-    parts = torch.nn.ModuleDict({name: torch.nn.Linear(6, 4) for name in ("quick", "slow")})
-    for part in parts.values():
-        part.load_state_dict(start)
-    optimizer = Optimizer(parts.named_parameters(), 1e-2, slow={"slow.": 0.1})
-    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
-    optimizer.step(sum(part(x).square().mean() for part in parts.values()), factor=0.5)
-    for key, before in start.items():
-        quick, slow = (parts[name].state_dict()[key] - before for name in ("quick", "slow"))
-        assert quick.abs().max() > 1e-4
-        torch.testing.assert_close(slow, 0.1 * quick, rtol=1e-3, atol=1e-6)
+def test_adapter_recipe_runs_the_trainer_and_goes_on_exactly(tmp_path):
+    """Two steps and two more are four; the last checkpoint is an adapter that export takes."""
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    latents = torch.randn(2, CHUNK, 4, 16, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    save_file({"latents": latents}, pairs / "pairs-00001.safetensors")
+    torch.save({"average": BaseModel().state_dict()}, tmp_path / "base.pt")
+    settings = replace(train_adapter.SETTINGS, steps=4, batch_size=2, prism_start_steps=2, compile="no")
+    made = []
+    for name, stops in (("whole", (None,)), ("halves", (2, None))):
+        for stop in stops:
+            train_adapter.train(tmp_path / name, tmp_path / "base.pt", pairs, settings, until=stop)
+        made.append(read_adapter(tmp_path / name / "adapter.safetensors")[1])
+    assert all(torch.equal(value, made[1][key]) for key, value in made[0].items())
+
+
+def test_pairs_are_of_one_motion_and_every_half_is_target_once(tmp_path):
+    seeds = torch.arange(2 * CHUNK).view(2, CHUNK, 1, 1, 1, 1).half()
+    save_file({"latents": seeds}, tmp_path / "pairs-00001.safetensors")
+    source = train_adapter.EmbeddedPairs(Pairs(tmp_path), lambda lines: lines.float(), turning=3)
+    turning = Pairs(tmp_path).chunks[0][1].sum()
+    assert len(source) == 2 * (CHUNK + 2 * turning)
+    batch = source.batch([10, 11, 12], [0, 0, 0])
+    assert torch.equal(batch.target[0], batch.reference[1]) and torch.equal(batch.target[1], batch.reference[0])
+    assert ((batch.target - batch.reference).abs() == CHUNK).all()
+    assert torch.equal(batch.prompt[0], batch.caption[1])
