@@ -139,6 +139,7 @@ class TrainingRun:
         self._saved = self.trainer.step
         self.trainer.process_group.barrier()
 
+    @torch.no_grad()
     def _make_samples(self) -> None:
         if self.writes and self.decode is not None:
             pairs = self.held_out if self.held_out is not None else self.trainer.pairs

@@ -93,7 +93,8 @@ def request(pairs: Sequence[Pair], video: VideoSettings, reference: VideoSetting
     return _key(names, listed, asdict(video), asdict(reference or video), identity)
 
 
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # what is kept is trained on
+@torch.no_grad()  # encoders may be made in inference mode, with requires_grad on
 def build_cache(
     folder: str | os.PathLike,
     pairs: Sequence[Pair],
