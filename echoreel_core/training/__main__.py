@@ -13,8 +13,11 @@ from typing import Any
 import torch
 
 from .config import Config, read_config
-from .data.cache import CachedPairs, build_cache, read_manifest, request
+from .data.cache import build_cache
+from .data.cache_folder import CacheFolder, request
+from .data.cached_pairs import CachedPairs
 from .data.check import check_files, framings, summary
+from .data.digests import Digests
 from .data.pairs import read_pairs
 from .default_sizes import parameter_count
 from .lvdm.released import ReleasedModel
@@ -33,7 +36,7 @@ def check(config: Config) -> int:
     for report in check_files(framings(pairs, config.video, config.reference)):
         print(report.line, flush=True)
         reports.append(report)
-    print(*summary(reports, pairs), sep="\n")
+    print(*summary(reports, pairs, Digests()), sep="\n")
     return int(all(report.verdict == "bad" for report in reports))
 
 
@@ -46,6 +49,7 @@ def cache(config: Config, model: ReleasedModel) -> int:
     result = build_cache(
         config.data.cache, read_pairs(config.data), model.encoders, config.video, config.reference, progress
     )
+    print(*result.copies, sep="\n", end="\n" if result.copies else "")
     print(f"{result.made} made, {result.found} were there, {len(result.bad)} files left out.")
     print(f"{result.pairs} pairs, {result.held_out} of them held out for measuring.")
     return 0
@@ -53,10 +57,10 @@ def cache(config: Config, model: ReleasedModel) -> int:
 
 def cache_is_current(config: Config, model: ReleasedModel) -> bool:
     """Whether the cache is what the settings ask for; without the data, a finished cache is taken as it is."""
-    manifest = read_manifest(config.data.cache)
-    if manifest is None or not config.data.pairs.exists():
-        return manifest is not None
-    pairs = read_pairs(config.data)
+    folder = CacheFolder(config.data.cache)
+    if not folder.is_whole() or not config.data.pairs.exists():
+        return folder.is_whole()
+    manifest, pairs = folder.manifest(), read_pairs(config.data)
     return manifest["request"] == request(pairs, config.video, config.reference, model.identity)
 
 

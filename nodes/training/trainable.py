@@ -7,7 +7,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -137,6 +137,7 @@ class TrainableHostModel(TrainableModel):
 
     def _denoised(self, x: Tensor, sigma: Tensor, conditioning: Sequence[Conditioning]) -> Tensor:
         """x [B, C, T, H, W] in the samplers' scale, sigma [B] → the clean latents that the model sees in it."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
         guider, options = self._inside
         conditioning = [
             map_tensors(as_the_host_has_it(one), lambda tensor: tensor.clone()) for one in conditioning
@@ -253,7 +254,6 @@ class TrainableHostModel(TrainableModel):
             )
             halves = []
             for role, conditioning in (("negative", negative), ("positive", positive)):
-                comfy.model_management.throw_exception_if_processing_interrupted()
                 with attach(role):
                     halves.append(self._denoised(x, level.time.float().to(latents.device), [conditioning]).float())
             unguided, guided = halves
@@ -303,7 +303,8 @@ class TrainableHostModel(TrainableModel):
         management.in_training = True
         try:
             # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
-            with kernels_with_gradients(), torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved):
+            copies = torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved)
+            with kernels_with_gradients(), copies if self._family.changes_in_place else nullcontext():
                 yield
         except RuntimeError as error:
             if "autograd" not in str(error):
@@ -365,10 +366,11 @@ class NodeEncoders:
     def __init__(self, model: Any, vae: Any, clip: Any, vision: Any = None) -> None:
         self._base, self._vae, self._clip, self._vision = model.model, vae, clip, vision
         self._latent_format = model.get_model_object("latent_format")
-        modules = [vae.first_stage_model, clip.cond_stage_model, *([] if vision is None else [vision.model])]
         layout = {name: value for name, value in self._base.model_config.unet_config.items() if name != "dtype"}
         kind = hashlib.blake2b(repr(sorted(layout.items())).encode(), digest_size=6).hexdigest()
-        self.identity = "-".join([type(self._base).__name__, kind, *(content_id(m.state_dict()) for m in modules)])
+        parts = [(vae, vae.first_stage_model), (clip, clip.cond_stage_model)]
+        parts += [] if vision is None else [(vision, vision.model)]
+        self.identity = "-".join([type(self._base).__name__, kind, *(weights_id(*part) for part in parts)])
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """See `Encoders`."""
@@ -395,3 +397,33 @@ class NodeEncoders:
     def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
         """See `Encoders`."""
         return image_conditioning(self._base, Clip(frames, fps, self._vae, self._vision))
+
+
+def weights_id(owner: Any, module: torch.nn.Module) -> str:
+    """Names what a VAE, CLIP or CLIP vision model computes with: its weights, the patches on them, the layer it takes.
+
+    The weights are those before patching, also while a patched clone of the same module is loaded.
+    """
+    weights = dict(module.state_dict())
+    patcher = getattr(owner, "patcher", None)
+    if patcher is not None:
+        weights |= {key: kept.weight for key, kept in patcher.backup.items() if key in weights}
+    changes = {key: patches for key, patches in getattr(patcher, "patches", {}).items() if patches}
+    layer = getattr(owner, "layer_idx", None)
+    named = content_id(weights)
+    if changes or layer is not None:
+        named += hashlib.blake2b(repr((_named(changes), layer)).encode(), digest_size=6).hexdigest()
+    return named
+
+
+def _named(patch: Any) -> Any:
+    """A patch with its tensors named by their content and its other objects by their class."""
+    if isinstance(patch, Tensor):
+        return content_id({"": patch})
+    if isinstance(patch, dict):
+        return [(str(key), _named(value)) for key, value in sorted(patch.items(), key=lambda item: str(item[0]))]
+    if isinstance(patch, (list, tuple)):
+        return [_named(part) for part in patch]
+    if patch is None or isinstance(patch, (bool, int, float, str)):
+        return patch
+    return type(patch).__name__, _named(getattr(patch, "weights", None))

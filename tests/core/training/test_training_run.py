@@ -9,6 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 import av
 import pytest
 import torch
@@ -109,6 +114,48 @@ def test_an_interrupted_run_keeps_its_last_step_and_carries_on_exactly(tmp_path,
     ]
     assert [step for step, _ in records[1]] == [0, 3, 6]
     assert records[0] == [record for record in records[1] if record[0] != 3]
+
+
+def test_an_error_within_a_step_keeps_the_steps_before(tmp_path):
+    class Gone(BaseException):
+        pass
+
+    run = toy_run(tmp_path)
+    predict = run.trainer.trainable.predict
+
+    def fails(*arguments):
+        if run.trainer.step == 2:
+            raise Gone
+        return predict(*arguments)
+
+    run.trainer.trainable.predict = fails
+    with pytest.raises(Gone):
+        run()
+    again = toy_run(tmp_path)
+    assert again.resume() == {} and again.trainer.step == 2
+
+
+@pytest.mark.skipif(resource is None, reason="this system sets no limit on the size of files")
+def test_where_a_checkpoint_does_not_fit_the_adapter_is_kept(tmp_path):
+    toy_run(tmp_path / "measured")()
+    sizes = [
+        path.stat().st_size
+        for path in (
+            tmp_path / "measured" / "echoreel-adapter.safetensors",
+            tmp_path / "measured" / "checkpoints" / "step-0000006" / "state.safetensors",
+        )
+    ]
+    assert sizes[0] < sizes[1] / 3
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[1] // 2, limits[1]))  # as a disk that is full beyond that
+    try:
+        with pytest.raises(ValueError, match="learned in 4 steps is in echoreel-adapter.safetensors; .* make room"):
+            toy_run(tmp_path / "full")()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    config, _ = read_adapter(tmp_path / "full" / "echoreel-adapter.safetensors")
+    assert config.training["steps"] == 4
+    assert list((tmp_path / "full" / "checkpoints").iterdir()) == []
 
 
 def test_metrics_from_beyond_the_checkpoint_are_dropped_and_torn_lines_passed_over(tmp_path):

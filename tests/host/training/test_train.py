@@ -77,6 +77,7 @@ def sensible(monkeypatch):
 
 def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
     from echoreel_pack.nodes.models.adapter import load_adapter
+    from echoreel_pack.nodes.save_adapter import SaveAdapter
 
     model, clip, vae, start = lvdm
     results = []
@@ -91,10 +92,10 @@ def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
     assert trained.id != start.id
     assert curve.shape[0] == 1 and curve.shape[-1] == 3 and 0 <= curve.min() < curve.max() <= 1
     # saved, it is the same adapter, and Load EchoReel Adapter finds it
-    name = nodes.SaveAdapter.execute(trained, "moves", "float16").result[0]
+    name = SaveAdapter.execute(trained, "moves", "float16").result[0]
     saved = load_adapter(str(folders / "models" / "echoreel" / name))
     assert saved.id == trained.id and saved.config == trained.config
-    assert nodes.SaveAdapter.execute(trained, "moves", "float16").result[0] != name
+    assert SaveAdapter.execute(trained, "moves", "float16").result[0] != name
 
 
 def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, tmp_path):
@@ -282,6 +283,27 @@ def test_the_hosts_kernels_have_gradients_in_training(nodes, name):
             torch.testing.assert_close(one, other)
         assert torch.autograd.gradcheck(lambda *both: twin(*both, *more), (query, key))
     assert getattr(kitchen, name) is before
+
+
+def test_the_caches_key_names_all_that_decides_what_is_encoded(lvdm):
+    """Layer and patches of the text encoder change it; that a patched one was in use does not."""
+    from echoreel_pack.nodes.training.trainable import NodeEncoders
+
+    model, clip, vae, _ = lvdm
+    plain = NodeEncoders(model, vae, clip).identity
+    skipped = clip.clone()
+    skipped.clip_layer(-2)
+    name = next(key for key in clip.cond_stage_model.state_dict() if key.endswith("q_proj.weight"))
+    weight = clip.cond_stage_model.state_dict()[name]
+    keys = {plain, NodeEncoders(model, vae, skipped).identity}
+    with torch.inference_mode():
+        for strength, seed in ((1.0, 1), (0.5, 1), (1.0, 2)):
+            patched = clip.clone()
+            assert patched.add_patches({name: ("diff", (noise(*weight.shape, seed=seed),))}, strength)
+            keys.add(NodeEncoders(model, vae, patched).identity)
+            patched.encode_from_tokens(patched.tokenize("a word"))
+            assert NodeEncoders(model, vae, clip).identity == plain
+    assert len(keys) == 5
 
 
 @pytest.mark.parametrize("data", ["../secrets", "nowhere"])

@@ -71,7 +71,8 @@ def start_for(model, latents, clip, folders):
 def test_it_trains_saves_and_changes_what_the_model_makes(served, folders):
     from echoreel_pack.nodes.apply_echoreel import apply_action
     from echoreel_pack.nodes.models.adapter import load_adapter
-    from echoreel_pack.nodes.train_echoreel import SaveAdapter, TrainEchoReel
+    from echoreel_pack.nodes.save_adapter import SaveAdapter
+    from echoreel_pack.nodes.train_echoreel import TrainEchoReel
 
     kind, model, clip, vae, latents = served
     assert any(parameter.is_inference() for parameter in vae.first_stage_model.parameters())
