@@ -11,6 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.pixel_actions.model.files import PAIRS
 from .models.adapter import LoadedAdapter, load_adapter
 from .wires import EchoReelWire
 
@@ -20,10 +21,19 @@ HELD_OUT_EVERY = 100
 LIST_SUFFIXES = (".json", ".jsonl")
 
 
+EXAMPLE = "Pixel Actions [echoreel]"
+"""The pairs that come with the pack."""
+
+
 def _data_sets() -> list[str]:
-    """What in the input folder may be a data set: folders, and lists of pairs."""
+    """What in the input folder may be a data set: folders, and lists of pairs; then what comes with the pack."""
     with os.scandir(folder_paths.get_input_directory()) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() or entry.name.lower().endswith(LIST_SUFFIXES))
+        found = (entry.name for entry in entries if entry.is_dir() or entry.name.lower().endswith(LIST_SUFFIXES))
+        return [*sorted(found), EXAMPLE]
+
+
+def _data_path(data: str) -> Path:
+    return PAIRS if data == EXAMPLE else Path(folder_paths.get_input_directory(), data)
 
 
 def _run_folder(name: str) -> Path:
@@ -52,7 +62,7 @@ def _content_of(data: str) -> str:
     from ..echoreel_core.training.config import DataSettings
     from ..echoreel_core.training.data.pairs import read_pairs
 
-    source = Path(folder_paths.get_input_directory(), data)
+    source = _data_path(data)
     try:
         pairs = read_pairs(DataSettings(source, source))
     except EchoReelError as error:
@@ -301,7 +311,7 @@ class TrainEchoReel(io.ComfyNode):
             clip,
             clip_vision,
             echoreel,
-            data=DataSettings(Path(folder_paths.get_input_directory(), data), folder / "cache", held_out=held_out),
+            data=DataSettings(_data_path(data), folder / "cache", held_out=held_out),
             video=VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height),
             training=TrainingSettings(
                 steps=steps,

@@ -12,6 +12,9 @@ from ..action.prism import ActionPrismConfig
 REFERENCE_PIXELS = 256
 """Side of the reference clip for every family: the prism sees motion, not detail, and costs by the pixel."""
 
+RELEASED_WIDEST = 1280
+"""Channels of the released model's widest block."""
+
 ACTION_DIM = 1024
 """Width of an action token for families other than the released one's; it sets the size of the added layers."""
 
@@ -30,8 +33,9 @@ def default_adapter_config(
     """Sizes for a family of models.
 
     "lvdm" gets the released layout, 612 million parameters at the released sizes: a prism token per latent position,
-    added layers as wide as their block, relative vectors. Every other family gets a prism over patches, added layers
-    of an inner width of their own, and relative biases: 249 million parameters for Wan 2.1 1.3B, 422 million for 14B.
+    in proportion to the model's width, added layers as wide as their block, relative vectors. Every other family gets
+    a prism over patches, added layers of an inner width of their own, and relative biases: 249 million parameters for
+    Wan 2.1 1.3B, 422 million for 14B.
 
     Args:
         sites: (block name, width of its hidden state), in the order of the forward pass.
@@ -49,7 +53,7 @@ def default_adapter_config(
     if family == "lvdm":
         return AdapterConfig(
             host=family,
-            prism=ActionPrismConfig(**{**sizes, "context_width": text_width, **prism}),
+            prism=ActionPrismConfig(**{**sizes, "context_width": text_width, **_prism_like(sites), **prism}),
             sites=tuple(SiteConfig(name, dim, block_heads, dim // block_heads) for name, dim in sites),
             position="relative_vectors",
             max_distance=latent_frames,
@@ -71,3 +75,15 @@ def parameter_count(config: AdapterConfig) -> int:
     """Parameters of an adapter, counted without making it."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in EchoReelAdapter(config).parameters())
+
+
+def _prism_like(sites: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Width and depth of the released prism, 640 and 18, in proportion to the model's widest block: there 1,280."""
+    released = ActionPrismConfig()
+    share = min(1.0, max(dim for _, dim in sites) / RELEASED_WIDEST)
+    head_dim = max(4, round(released.head_dim * share))
+    return {
+        "width": released.heads * head_dim,
+        "head_dim": head_dim,
+        "depth": max(2, round(released.depth * share)),
+    }

@@ -77,9 +77,10 @@ class TrainingSession:
                 )
 
     def _reference_framing(self) -> VideoSettings:
-        """The framing of references: of the adapter's size, where there is one already."""
+        """The framing of references: of the adapter's size, where there is one; else no larger than the clips."""
         factor = self.vae.spacial_compression_encode()
-        size = self.start.config.prism.latent_size if self.start else (REFERENCE_PIXELS // factor,) * 2
+        pixels = min(REFERENCE_PIXELS, max(self.video.width, self.video.height))
+        size = self.start.config.prism.latent_size if self.start else (max(1, pixels // factor),) * 2
         return replace(self.video, height=size[0] * factor, width=size[1] * factor)
 
     def _cache(self) -> tuple[CachedPairs, CachedPairs]:
