@@ -158,6 +158,44 @@ def test_where_a_checkpoint_does_not_fit_the_adapter_is_kept(tmp_path):
     assert list((tmp_path / "full" / "checkpoints").iterdir()) == []
 
 
+def test_the_frozen_model_runs_as_it_does_when_it_samples():
+    """Not in train mode, in which it would drop activations at random."""
+    host = toy_model()
+    host.model.train()
+    trainer = Trainer(host, toy_adapter(host), ToyPairs(), TrainingSettings(steps=1))
+    modes = []
+    predict = host.predict
+    host.predict = lambda *a: modes.append([module.training for module in host.model.modules()]) or predict(*a)
+    trainer.train_step()
+    assert modes and not any(modes[0])
+
+
+def test_the_gradient_is_scaled_down_to_the_limit_and_no_further():
+    def step(limit: float) -> tuple[float, list[torch.Tensor]]:
+        torch.manual_seed(0)
+        host = toy_model()
+        trainer = Trainer(host, toy_adapter(host), ToyPairs(), TrainingSettings(steps=1, clip_gradient=limit))
+        gradients = []
+        trainer.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: gradients.extend(
+                parameter.grad.clone()
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter.grad is not None
+            )
+        )
+        return trainer.train_step().gradient_norm, gradients
+
+    norm, free = step(0.0)
+    assert norm == pytest.approx(float(torch.stack([g.norm() for g in free]).norm()))
+    for limit in (norm / 2, norm * 2):
+        told, clipped = step(limit)
+        assert told == pytest.approx(norm)  # before clipping
+        share = min(1.0, limit / norm)
+        for one, other in zip(clipped, free, strict=True):
+            torch.testing.assert_close(one, share * other, rtol=1e-4, atol=1e-9)
+
+
 def test_metrics_from_beyond_the_checkpoint_are_dropped_and_torn_lines_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')

@@ -54,28 +54,15 @@ def lvdm(folders, pack):
     from echoreel_pack.nodes.models.adapter import load_adapter
 
     save_as_deepspeed(toy_state_dict(), folders / "models" / "checkpoints" / SHIPPED_NAME)
-    model, clip, vae, released = LoadCheckpoint.execute(SHIPPED_NAME).result
+    with torch.inference_mode():  # as a server loads them
+        model, clip, vae, released = LoadCheckpoint.execute(SHIPPED_NAME).result
     prism = ActionPrismConfig(latent_channels=4, text_width=64, **TINY_PRISM)
     path = folders / "models" / "echoreel" / "start.safetensors"
     EchoReelAdapter(AdapterConfig("lvdm", prism, released.config.sites, "relative_bias", 4)).save(path)
     return model, clip, vae, load_adapter(str(path))
 
 
-@pytest.fixture
-def sensible(monkeypatch):
-    """Mends an untrained model's worst fault: it hands the noise through, as a trained one would."""
-    from echoreel_pack.nodes.training.trainable import TrainableHostModel
-
-    predict = TrainableHostModel.predict
-
-    def mended(self, noisy, time, text, told):
-        share = 1 / self._level(time).noise.clamp(min=0.2)  # right where the clip's own latents are small
-        return 0.2 * predict(self, noisy, time, text, told).float() + share.view(-1, 1, 1, 1, 1) * noisy
-
-    monkeypatch.setattr(TrainableHostModel, "predict", mended)
-
-
-def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
+def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders):
     from echoreel_pack.nodes.models.adapter import load_adapter
     from echoreel_pack.nodes.save_adapter import SaveAdapter
 
@@ -87,7 +74,7 @@ def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
             folders,
             "lvdm",
         )
-    assert left < 0.5
+    assert left < 0.9
     trained, curve = results[0].result
     assert trained.id != start.id
     assert curve.shape[0] == 1 and curve.shape[-1] == 3 and 0 <= curve.min() < curve.max() <= 1
@@ -98,7 +85,7 @@ def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
     assert SaveAdapter.execute(trained, "moves", "float16").result[0] != name
 
 
-def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, tmp_path):
+def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, tmp_path):
     from adapters import random_action, wan_adapter
     from echoreel_pack.nodes.apply_echoreel import apply_action
 
@@ -112,7 +99,7 @@ def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, t
             folders,
             "wan",
         )
-    assert left < 0.5
+    assert left < 0.9
     trained = results[0].result[0]
     latents = torch.zeros(1, 16, 4, 8, 8)
     plain, moved = (
@@ -122,7 +109,7 @@ def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, t
     assert not torch.equal(plain, moved)
 
 
-def test_an_interrupt_saves_and_the_next_run_goes_on(nodes, lvdm, folders, monkeypatch, sensible):
+def test_an_interrupt_saves_and_the_next_run_goes_on(nodes, lvdm, folders, monkeypatch):
     from echoreel_pack.echoreel_core.training import run as run_module
 
     model, clip, vae, start = lvdm
@@ -178,7 +165,7 @@ def test_holding_all_pairs_out_is_refused(nodes, lvdm, monkeypatch):
     model, clip, vae, start = lvdm
     monkeypatch.setattr(pairs, "_is_held_out", lambda name, share: True)
     few = settings(name="held out", steps=1)
-    with torch.inference_mode(), pytest.raises(ValueError, match="With held_out at 0.9 no pair is left to train on"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="no pair to train on beside those held out"):
         nodes.TrainEchoReel.execute(model, vae, clip, **few, echoreel=start, held_out=0.9)
 
 
