@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -206,6 +207,13 @@ def test_metrics_from_beyond_the_checkpoint_are_dropped_and_torn_lines_passed_ov
     assert read_metrics(path) == []
 
 
+@pytest.mark.parametrize("line", ["3", "[1]", '{"loss": 1}', '{"step": "a"}', "null"])
+def test_lines_of_another_shape_are_passed_over(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{line}\n{{"step": 1, "loss": 2.0}}\n')
+    assert MetricsLog(path, 1).records == [{"step": 1, "loss": 2.0}]
+
+
 def test_curves_follow_the_values():
     def blue(records) -> list[int]:
         picture = draw_curves(records, (400, 300))
@@ -225,13 +233,18 @@ def test_the_command_line_from_check_to_adapter(folder, capsys):
         output={"held_out_every": 2, "sample_every": 4, "samples": 1, "sample_steps": 2},
     )
     assert main(["check", str(config)]) == 0
-    assert "4 of 4 pairs can be used, 2 of them held out" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 of 4 pairs can be used, 2 of them held out" in out and "The cache is not complete yet" in out
     assert main(["cache", str(config)]) == 0
     assert "[7/7]" in capsys.readouterr().out
+    assert main(["check", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"0\.2 million parameters .* checkpoint takes 2\.\d MB, the run up to \d+\.\d MB", out)
+    assert re.search(r"s a step on cpu: \d+ \w+ for 4 steps", out) and not (folder / "run").exists()
     (folder / "actions").unlink()  # training reads neither videos …
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "on 2 pairs, 2 held out, on 1 x cpu" in out and "step 4/4  loss" in out and "filling it" not in out
+    assert "on 2 pairs, 2 held out, on 1 x cpu" in out and "step 4 of 4, loss" in out and "filling it" not in out
     adapter, _ = read_adapter(folder / "run" / "echoreel-adapter.safetensors")
     assert dict(adapter.training) == {
         "frames": 4,
@@ -257,7 +270,7 @@ def test_training_fills_the_cache_and_carries_on_with_more_steps(folder, capsys)
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
     assert "Carrying on after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
-    assert "filling it" not in out and "step 5/6" in out
+    assert "filling it" not in out and "step 5 of 6" in out
     write_config(folder, adapter={"depth": 2})
     assert main(["train", str(config)]) == 1
     assert "trains an adapter of other sizes" in capsys.readouterr().err
@@ -309,7 +322,7 @@ def test_ctrl_c_saves(folder):
     config = write_config(folder, training={"steps": 100_000})
     process = start(["echoreel_core.training", "train", str(config)])
     for line in process.stdout:
-        if line.startswith("step 3/"):
+        if line.startswith("step 3 of "):
             process.send_signal(signal.SIGINT)
             break
     rest = process.stdout.read()
