@@ -252,6 +252,17 @@ def test_a_kernel_without_a_gradient_is_told_in_one_sentence(nodes):
     assert not comfy.model_management.in_training
 
 
+@pytest.mark.parametrize(("name", "copied"), [("wan t2v", False), ("ltxv", True)])
+def test_activations_are_copied_for_models_alone_that_write_into_their_own(nodes, name, copied):
+    from echoreel_pack.nodes.training.trainable import TrainableHostModel
+
+    host = TrainableHostModel(build(name).model)
+    with host.gradient_context():
+        hidden = noise(3).requires_grad_() * 1
+        squared = hidden.square()
+    assert (squared.grad_fn._saved_self.data_ptr() != hidden.data_ptr()) is copied
+
+
 @pytest.mark.parametrize("name", ["apply_rope_split_half", "rms_rope_split_half"])
 def test_the_hosts_kernels_have_gradients_in_training(nodes, name):
     from echoreel_pack.nodes.training.kernels import kernels_with_gradients
