@@ -30,7 +30,8 @@ from echoreel_core.lvdm.autoencoder import Autoencoder, AutoencoderConfig  # noq
 from echoreel_core.lvdm.text_encoder import CLIPTextEncoder, TextConfig  # noqa: E402
 from echoreel_core.lvdm.unet import LVDMConfig, LVDMUNet  # noqa: E402
 from echoreel_core.training.config import TrainingSettings, VideoSettings  # noqa: E402
-from echoreel_core.training.data.cache import CachedPairs, build_cache  # noqa: E402
+from echoreel_core.training.data.cache import build_cache  # noqa: E402
+from echoreel_core.training.data.cached_pairs import CachedPairs  # noqa: E402
 from echoreel_core.training.data.pairs import Clip, Pair  # noqa: E402
 from echoreel_core.training.default_sizes import AdapterInputs, parameter_count, released_form  # noqa: E402
 from echoreel_core.training.lvdm.trainable import LVDMEncoders, TrainableLVDM  # noqa: E402

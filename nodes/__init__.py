@@ -13,6 +13,7 @@ from . import (
     load_reference_video,
     preview_action,
     reference_library,
+    save_adapter,
     save_load_action,
     train_echoreel,
 )
@@ -32,6 +33,7 @@ class EchoReelExtension(ComfyExtension):
             save_load_action,
             reference_library,
             train_echoreel,
+            save_adapter,
             preview_action,
             compare,
         )

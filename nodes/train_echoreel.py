@@ -1,45 +1,39 @@
-"""Train EchoReel, Save EchoReel Adapter."""
+"""Train EchoReel."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..echoreel_core.action.adapter import EchoReelAdapter
 from ..echoreel_core.errors import EchoReelError
-from ..echoreel_core.files import write_safetensors
-from .action_prism_encode import NO_ECHOREEL
-from .load_echoreel import ADAPTER_FOLDER
+from ..echoreel_core.pixel_actions.model.files import PAIRS
 from .models.adapter import LoadedAdapter, load_adapter
 from .wires import EchoReelWire
 
-if TYPE_CHECKING:
-    from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
-    from ..echoreel_core.training.data.cache import CachedPairs
-    from .training.trainable import NodeEncoders, TrainableHostModel
-
 RUNS = "echoreel_training"
-CURVE_SECONDS = 5
-"""The live loss curve is drawn this seldom."""
 HELD_OUT_EVERY = 100
 """Steps between two measurements on pairs that are held out."""
 LIST_SUFFIXES = (".json", ".jsonl")
 
 
+EXAMPLE = "Pixel Actions [echoreel]"
+"""The pairs that come with the pack."""
+
+
 def _data_sets() -> list[str]:
-    """What in the input folder may be a data set: folders, and lists of pairs."""
+    """What in the input folder may be a data set: folders, and lists of pairs; then what comes with the pack."""
     with os.scandir(folder_paths.get_input_directory()) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() or entry.name.lower().endswith(LIST_SUFFIXES))
+        found = (entry.name for entry in entries if entry.is_dir() or entry.name.lower().endswith(LIST_SUFFIXES))
+        return [*sorted(found), EXAMPLE]
+
+
+def _data_path(data: str) -> Path:
+    return PAIRS if data == EXAMPLE else Path(folder_paths.get_input_directory(), data)
 
 
 def _run_folder(name: str) -> Path:
@@ -47,6 +41,44 @@ def _run_folder(name: str) -> Path:
     if not name.strip() or name != os.path.basename(name) or name.startswith("."):
         raise EchoReelError(f"The name {name!r} cannot be a folder's name: use letters, digits, - and _.")
     return Path(folder_paths.get_output_directory(), RUNS, name)
+
+
+_finished: dict[Path, tuple[int, int] | None] = {}
+"""The adapters of runs that ended, as they were left."""
+_anew: dict[Path, int] = {}
+"""How often a finished run was found changed, so that it has to run again."""
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _content_of(data: str) -> str:
+    """Names the clips of a data set, with their captions, by size and time of change."""
+    from ..echoreel_core.training.config import DataSettings
+    from ..echoreel_core.training.data.pairs import read_pairs
+
+    source = _data_path(data)
+    try:
+        pairs = read_pairs(DataSettings(source, source))
+    except EchoReelError as error:
+        return str(error)
+    clips = dict.fromkeys(clip for pair in pairs for clip in (pair.target, *pair.references))
+    listed = repr([(str(clip.path), clip.caption, _stamp(clip.path)) for clip in clips])
+    return hashlib.blake2b(listed.encode(), digest_size=12).hexdigest()
+
+
+def _runs_anew(name: str) -> int:
+    folder = Path(folder_paths.get_output_directory(), RUNS, name)
+    found = _stamp(folder / f"{name}.safetensors")
+    if folder in _finished and found != _finished[folder]:
+        _finished[folder] = found
+        _anew[folder] = _anew.get(folder, 0) + 1
+    return _anew.get(folder, 0)
 
 
 class TrainEchoReel(io.ComfyNode):
@@ -238,6 +270,11 @@ class TrainEchoReel(io.ComfyNode):
         return f"There is no data set {data!r} in the input folder: put one there and press R."
 
     @classmethod
+    def fingerprint_inputs(cls, data: str, name: str, **_: object) -> str:
+        """Changes with the clips, and where the finished adapter is not as the last run of this name left it."""
+        return f"{_content_of(data)} {_runs_anew(name)}"
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -263,220 +300,48 @@ class TrainEchoReel(io.ComfyNode):
     ) -> io.NodeOutput:
         # imported when it is first needed: the trainer has no part in starting ComfyUI
         from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
-        from ..echoreel_core.training.metrics import draw_curves, read_metrics
-        from .training.trainable import NodeEncoders, TrainableHostModel, own_copy
+        from .training.session import TrainingSession
 
         folder = _run_folder(name)
         if (found := cls.validate_inputs(data)) is not True:  # also where it is called without a graph
             raise EchoReelError(found)
-        TrainableHostModel(model)  # refuses what cannot be trained before any clip is encoded
-        side = _reference_size(vae, echoreel)
-        video = VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height)
-        reference = replace(video, width=side[1], height=side[0])
-        pairs = DataSettings(Path(folder_paths.get_input_directory(), data), folder / "cache", held_out=held_out)
-        encoders = NodeEncoders(model, vae, clip, clip_vision)
-        settings = TrainingSettings(
-            steps=steps,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            weighting=weighting,
-            gradient_checkpointing=gradient_checkpointing,
-            seed=seed,
+        session = TrainingSession(
+            model,
+            vae,
+            clip,
+            clip_vision,
+            echoreel,
+            data=DataSettings(_data_path(data), folder / "cache", held_out=held_out),
+            video=VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height),
+            training=TrainingSettings(
+                steps=steps,
+                learning_rate=learning_rate,
+                batch_size=batch_size,
+                weighting=weighting,
+                gradient_checkpointing=gradient_checkpointing,
+                seed=seed,
+            ),
+            output=OutputSettings(
+                folder=folder,
+                name=name,
+                log_every=1,
+                held_out_every=HELD_OUT_EVERY if held_out else 0,
+                sample_every=sample_every,
+                guidance=sample_guidance,
+            ),
         )
-        output = OutputSettings(
-            folder=folder,
-            name=name,
-            log_every=1,
-            held_out_every=HELD_OUT_EVERY if held_out else 0,
-            sample_every=sample_every,
-            guidance=sample_guidance,
-        )
-        cached, measured = _cache(pairs, encoders, video, reference)
-        with torch.inference_mode(False):
-            trainable = TrainableHostModel(own_copy(model))
-            path = trainable.sampling_run(
-                cached.batch([0], [0]).target,
-                lambda: _train(
-                    trainable, echoreel, cached, measured, settings, output, encoders.decode_video, reference
-                ),
-            )
-        curve = draw_curves(read_metrics(folder / "metrics.jsonl"))
-        pixels = torch.frombuffer(bytearray(curve.tobytes()), dtype=torch.uint8).view(1, curve.height, curve.width, 3)
-        return io.NodeOutput(load_adapter(str(path)), pixels.float() / 255)
+        path = session.run()
+        _finished[folder] = _stamp(path)
+        return io.NodeOutput(load_adapter(str(path)), _curve(folder))
 
 
-def _reference_size(vae, echoreel: LoadedAdapter | None) -> tuple[int, int]:
-    """(height, width) that reference clips are encoded at, in pixels: the adapter's, where there is one already."""
-    from ..echoreel_core.training.default_sizes import REFERENCE_PIXELS
+def _curve(folder: Path) -> torch.Tensor:
+    """A run's loss over the steps, [1, H, W, 3]."""
+    from ..echoreel_core.training.metrics import FILE, draw_curves, read_metrics
 
-    factor = vae.spacial_compression_encode()
-    height, width = echoreel.config.prism.latent_size if echoreel else (REFERENCE_PIXELS // factor,) * 2
-    return height * factor, width * factor
-
-
-def _cache(
-    data: DataSettings, encoders: NodeEncoders, video: VideoSettings, reference: VideoSettings
-) -> tuple[CachedPairs, CachedPairs]:
-    """The data's pairs, encoded: those to train on and those to measure on.
-
-    Raises: EchoReelError where there are none.
-    """
-    from ..echoreel_core.training.data.cache import CachedPairs, build_cache
-    from ..echoreel_core.training.data.pairs import read_pairs
-
-    bar = comfy.utils.ProgressBar(1)
-    build_cache(
-        data.cache,
-        read_pairs(data),
-        encoders,
-        video,
-        reference,
-        lambda done, total, _line: bar.update_absolute(done, total),
-    )
-    with torch.inference_mode(False):
-        cached, measured = CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
-    if not len(cached):
-        raise EchoReelError(f"With held_out at {data.held_out:g} no pair is left to train on: lower it, or add clips.")
-    return cached, measured
+    curve = draw_curves(read_metrics(folder / FILE))
+    pixels = torch.frombuffer(bytearray(curve.tobytes()), dtype=torch.uint8).view(1, curve.height, curve.width, 3)
+    return pixels.float() / 255
 
 
-def _adapter(
-    trainable: TrainableHostModel, echoreel: LoadedAdapter | None, cached: CachedPairs, seed: int
-) -> EchoReelAdapter:
-    """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model.
-
-    Raises: EchoReelError where text comes in another width than it has to.
-    """
-    from ..echoreel_core.training.data.conditioning import TOKENS
-
-    sample = cached.batch([0], [0])
-    text_width, prompt_width = (tokens.shape[-1] for tokens in (sample.caption[0], sample.conditioning_of(0)[TOKENS]))
-    if echoreel is not None:
-        config = echoreel.config
-        if text_width != config.prism.text_width:
-            raise EchoReelError(
-                f"The EchoReel adapter reads text that is {config.prism.text_width} wide, the text encoder's is "
-                f"{text_width}: connect the one that it was trained with."
-            )
-    else:
-        _, channels, frames, height, width = sample.reference.shape
-        config = trainable.default_adapter(
-            latent_channels=channels, latent_size=(height, width), latent_frames=frames, text_width=text_width
-        )
-    if prompt_width != text_width:
-        raise EchoReelError(
-            f"The model is told of images in tokens that are {prompt_width} wide, the text encoder's are {text_width}: "
-            "connect a text encoder whose are as wide."
-        )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        adapter = EchoReelAdapter(config)
-    if echoreel is not None:
-        adapter.load_state_dict(_weights(echoreel))
-    return adapter
-
-
-def _train(
-    trainable: TrainableHostModel,
-    echoreel: LoadedAdapter | None,
-    cached: CachedPairs,
-    measured: CachedPairs,
-    settings: TrainingSettings,
-    output: OutputSettings,
-    decode: Callable[[torch.Tensor], torch.Tensor],
-    reference: VideoSettings,
-) -> Path:
-    """Trains with progress and a live loss curve; an interrupt is saved. Returns: the adapter's file."""
-    from ..echoreel_core.training.metrics import draw_curves, read_metrics
-    from ..echoreel_core.training.process_group import ProcessGroup
-    from ..echoreel_core.training.run import TrainingRun
-    from ..echoreel_core.training.trainer import Trainer
-
-    def decode_and_return(latents: torch.Tensor) -> torch.Tensor:
-        frames = decode(latents)
-        trainable.reload()  # the VAE may have driven it off
-        return frames
-
-    process_group = ProcessGroup(comfy.model_management.get_torch_device())
-    trainer = Trainer(trainable, _adapter(trainable, echoreel, cached, settings.seed), cached, settings, process_group)
-    facts = {
-        "frames": reference.frames,
-        "fps": round(cached.fps, 3),
-        "width": reference.width,
-        "height": reference.height,
-        "pairs": len(cached),
-    }
-    run = TrainingRun(trainer, output, facts, measured, decode_and_return)
-    run.resume()
-    bar = comfy.utils.ProgressBar(settings.steps)
-    drawn = time.monotonic()
-
-    def on_step(result) -> None:
-        nonlocal drawn
-        curve = None
-        if time.monotonic() - drawn > CURVE_SECONDS:  # the whole log is read and drawn
-            drawn = time.monotonic()
-            curve = ("JPEG", draw_curves(read_metrics(output.folder / "metrics.jsonl")), 512)
-        bar.update_absolute(result.step, settings.steps, curve)
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    return run(on_step)
-
-
-def _weights(echoreel: LoadedAdapter) -> dict[str, torch.Tensor]:
-    """An adapter's weights, named as in `EchoReelAdapter`, float32 on the CPU."""
-    parts = {"prism": echoreel.prism, "attentions": echoreel.attentions}
-    return {
-        f"{name}.{key}": value.to("cpu", torch.float32).clone()
-        for name, patcher in parts.items()
-        for key, value in patcher.model.state_dict().items()
-    }
-
-
-class SaveAdapter(io.ComfyNode):
-    """An adapter as a file that Load EchoReel Adapter lists."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="EchoReelSaveAdapter",
-            display_name="Save EchoReel Adapter",
-            category="EchoReel/training",
-            description="Saves an adapter in models/echoreel, where Load EchoReel Adapter finds it.",
-            search_aliases=["export adapter", "write adapter"],
-            is_output_node=True,
-            inputs=[
-                EchoReelWire.Input("echoreel", tooltip="From Train EchoReel, or any other."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="my_adapter",
-                    tooltip=(
-                        "The file's name, with a folder if you like: people/jump. A number is added, so nothing is "
-                        "overwritten."
-                    ),
-                ),
-                io.Combo.Input(
-                    "precision",
-                    options=["float16", "bfloat16", "float32"],
-                    tooltip=(
-                        "How exactly the numbers are written. float16 halves the file and loses nothing you would see, "
-                        "float32 keeps every bit for training on."
-                    ),
-                ),
-            ],
-            outputs=[io.String.Output("file", tooltip="The name under which Load EchoReel Adapter lists it.")],
-        )
-
-    @classmethod
-    def execute(cls, echoreel: LoadedAdapter | None, filename_prefix: str, precision: str) -> io.NodeOutput:
-        if echoreel is None:
-            raise EchoReelError(NO_ECHOREEL)
-        root = folder_paths.get_folder_paths(ADAPTER_FOLDER)[-1]
-        os.makedirs(root, exist_ok=True)
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
-        path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
-        write_safetensors(path, _weights(echoreel), echoreel.config.to_json(), dtype=getattr(torch, precision))
-        return io.NodeOutput(os.path.relpath(path, root))
-
-
-NODES = [TrainEchoReel, SaveAdapter]
+NODES = [TrainEchoReel]

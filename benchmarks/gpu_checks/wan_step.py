@@ -16,7 +16,7 @@ from echoreel_core.action.adapter import EchoReelAdapter
 from echoreel_core.action.injection import Site
 from echoreel_core.training.config import TrainingSettings
 from echoreel_core.training.data.conditioning import Conditioning
-from echoreel_core.training.default_sizes import default_adapter_config, parameter_count
+from echoreel_core.training.default_sizes import AdapterInputs, general_form, parameter_count
 from echoreel_core.training.process_group import ProcessGroup
 from echoreel_core.training.trainable import NoiseLevel, Prediction, TrainableModel
 from echoreel_core.training.trainer import Trainer
@@ -147,15 +147,15 @@ def _forward_seconds(bench: Bench, trainer: Trainer) -> float:
 def _adapter(sizes: WanSizes, bench: Bench) -> EchoReelAdapter:
     prism = {"width": 32, "heads": 2, "head_dim": 16, "depth": 1} if bench.small else {}
     side = 8 if bench.small else REFERENCE_SIDE
-    config = default_adapter_config(
+    fit = AdapterInputs(
         "wan",
         [(f"blocks.{i}", sizes.dim) for i in range(sizes.depth)],
         latent_channels=sizes.channels,
         latent_size=(side, side),
         latent_frames=LATENT_FRAMES[0],
         text_width=sizes.text_width,
-        **prism,
     )
+    config = general_form(fit, **prism)
     with bench.device:
         adapter = EchoReelAdapter(config)
     for attention in adapter.attentions:  # at zero, the gradient of all before it would be zero too

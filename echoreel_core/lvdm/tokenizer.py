@@ -42,10 +42,7 @@ def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], Tensor]:
         from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
         from tokenizers.models import BPE
     except ImportError:
-        raise EchoReelError(
-            "Reading the captions needs the `tokenizers` library: install the trainer's extras, "
-            "pip install 'echoreel[train]'."
-        ) from None
+        raise EchoReelError("Reading the captions needs the `tokenizers` library: pip install tokenizers.") from None
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     merges = [tuple(line.split()) for line in lines if len(line.split()) == 2 and not line.startswith("#version")]

@@ -109,9 +109,10 @@ def run(arguments: argparse.Namespace) -> None:
 
         draw(folder, arguments.out)
     elif arguments.command == "clips":
-        from .recipes.example_clips import write_clips
+        from .recipes.example_clips import write_clips, write_pairs
 
         write_clips()
+        write_pairs()
     elif arguments.command == "evaluate":
         from .evaluation.judge import load_judge
         from .evaluation.table import HEADER, evaluate, evaluate_blend, write

@@ -13,12 +13,17 @@ from typing import Any
 import torch
 
 from .config import Config, read_config
-from .data.cache import CachedPairs, build_cache, read_manifest, request
+from .cost import disk_line, measured_lines, parameters_of
+from .data.cache import build_cache
+from .data.cache_folder import CacheFolder, request
+from .data.cached_pairs import CachedPairs
 from .data.check import check_files, framings, summary
+from .data.digests import Digests
 from .data.pairs import read_pairs
 from .default_sizes import parameter_count
 from .lvdm.released import ReleasedModel
 from .process_group import AcceleratedProcessGroup, ProcessGroup
+from .progress import Pace, memory_advice, step_line
 from .run import TrainingRun
 from .trainer import StepResult, Trainer
 
@@ -27,25 +32,42 @@ INTERRUPTED = 130
 
 
 def check(config: Config) -> int:
-    """One line per file, then a summary; 1 where nothing can be used."""
+    """One line per file, a summary, and what a run will cost; 1 where nothing can be used."""
     pairs = read_pairs(config.data)
     reports = []
     for report in check_files(framings(pairs, config.video, config.reference)):
         print(report.line, flush=True)
         reports.append(report)
-    print(*summary(reports, pairs), sep="\n")
-    return int(all(report.verdict == "bad" for report in reports))
+    print(*summary(reports, pairs, Digests()), sep="\n")
+    if all(report.verdict == "bad" for report in reports):
+        return 1
+    if config.model.checkpoint.is_file():
+        _print_cost(config)
+    return 0
+
+
+def _print_cost(config: Config) -> None:
+    model = ReleasedModel(config, start_processes(config.model.device).device)
+    print(disk_line(config, parameters_of(model)))
+    if cache_is_current(config, model):
+        with memory_advice(config.training, config.video):
+            print(*measured_lines(config, model), sep="\n")
+    else:
+        print("The cache is not complete yet: run `cache`, then `check` measures how long a step takes.")
 
 
 def cache(config: Config, model: ReleasedModel) -> int:
     """Makes what the cache lacks."""
+    pace = Pace()
 
     def progress(done: int, total: int, line: str) -> None:
-        print(f"[{done}/{total}] {line}", flush=True)
+        pace.tick()
+        print(f"[{done}/{total}] {line}, {pace.words(total - done, 'clip')}", flush=True)
 
     result = build_cache(
         config.data.cache, read_pairs(config.data), model.encoders, config.video, config.reference, progress
     )
+    print(*result.copies, sep="\n", end="\n" if result.copies else "")
     print(f"{result.made} made, {result.found} were there, {len(result.bad)} files left out.")
     print(f"{result.pairs} pairs, {result.held_out} of them held out for measuring.")
     return 0
@@ -53,10 +75,10 @@ def cache(config: Config, model: ReleasedModel) -> int:
 
 def cache_is_current(config: Config, model: ReleasedModel) -> bool:
     """Whether the cache is what the settings ask for; without the data, a finished cache is taken as it is."""
-    manifest = read_manifest(config.data.cache)
-    if manifest is None or not config.data.pairs.exists():
-        return manifest is not None
-    pairs = read_pairs(config.data)
+    folder = CacheFolder(config.data.cache)
+    if not folder.is_whole() or not config.data.pairs.exists():
+        return folder.is_whole()
+    manifest, pairs = folder.manifest(), read_pairs(config.data)
     return manifest["request"] == request(pairs, config.video, config.reference, model.identity)
 
 
@@ -86,13 +108,14 @@ def train(config: Config, config_file: Path) -> int:
         for name, value in changed.items():
             print(f"  {name} was {value} so far, and is {getattr(config.training, name, 'gone')} from now on.")
 
-    stopper = Stopper()
+    stopper, pace = Stopper(), Pace()
 
     def on_step(result: StepResult) -> None:
+        pace.tick()
         if main and (result.step % config.output.log_every == 0 or result.step == 1):
-            print(f"step {result.step}/{config.training.steps}  loss {result.loss:.4f}", flush=True)
+            print(step_line(result.step, config.training.steps, result.loss, pace), flush=True)
 
-    with stopper:
+    with stopper, memory_advice(config.training, config.video):
         final = run(on_step, stopper.asked)
     if final is None:
         if main:

@@ -23,6 +23,9 @@ Mode = Literal[MODES]
 StoredAs = Literal["float32", "float16", "bfloat16"]
 
 
+WINDOWS_PATHS = r"Write paths of Windows in single quotes, 'C:\clips', or with forward slashes."
+
+
 def _check_range(settings: object, least: float, below: float, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
@@ -215,11 +218,12 @@ def read_config(path: str | os.PathLike) -> Config:
     """
     path = Path(path)
     try:
-        tables = _parse(path.read_text(encoding="utf-8"))
+        tables = _parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EchoReelError(f"The settings {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-        raise EchoReelError(f"{path.name} is not valid TOML: {error}.") from None
+        cure = f" {WINDOWS_PATHS}" if "escape" in str(error) or "hex" in str(error) else ""
+        raise EchoReelError(f"{path.name} is not valid TOML: {error}.{cure}") from None
     sections = get_type_hints(Config)
     _refuse_unknown(tables, sections, f"{path.name}: there is no section", "[{}]")
     if "reference" in tables:
@@ -283,5 +287,7 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         raise EchoReelError(f"{name} is {value!r}: it has to be {in_words}.")
     if wanted is Path:
+        if any(ord(letter) < 32 for letter in value):  # "C:\temp" in double quotes holds a tab
+            raise EchoReelError(f"{name} is {value!r}: no path holds such characters. {WINDOWS_PATHS}")
         return folder / Path(value).expanduser()
     return float(value) if wanted is float else value

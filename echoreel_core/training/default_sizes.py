@@ -14,6 +14,9 @@ from ..action.prism import ActionPrismConfig
 REFERENCE_PIXELS = 256
 """Side of the reference clip for every model: the prism sees motion, not detail, and costs by the pixel."""
 
+RELEASED_WIDEST = 1280
+"""Channels of the released model's widest block."""
+
 ACTION_DIM = 1024
 """Width of an action token in the general form; it sets the size of the added layers."""
 
@@ -42,13 +45,14 @@ class AdapterInputs:
 def released_form(inputs: AdapterInputs, *, block_heads: int, **prism: int) -> AdapterConfig:
     """The released layout, 612 million parameters at the released sizes.
 
-    A prism token per latent position, added layers as wide as their block, relative vectors.
+    A prism token per latent position, in proportion to the model's width, added layers as wide as their block, relative
+    vectors.
 
     Args:
         block_heads: attention heads of the model's blocks, which the added layers take over.
         prism: fields of `ActionPrismConfig` that differ.
     """
-    sizes = {**_prism_sizes(inputs), "context_width": inputs.text_width}
+    sizes = {**_prism_sizes(inputs), "context_width": inputs.text_width, **_prism_like(inputs.sites)}
     return AdapterConfig(
         host=inputs.host,
         prism=ActionPrismConfig(**{**sizes, **prism}),
@@ -93,3 +97,15 @@ def parameter_count(config: AdapterConfig) -> int:
     """Parameters of an adapter, counted without making it."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in EchoReelAdapter(config).parameters())
+
+
+def _prism_like(sites: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Width and depth of the released prism, 640 and 18, in proportion to the model's widest block: there 1,280."""
+    released = ActionPrismConfig()
+    share = min(1.0, max(dim for _, dim in sites) / RELEASED_WIDEST)
+    head_dim = max(4, round(released.head_dim * share))
+    return {
+        "width": released.heads * head_dim,
+        "head_dim": head_dim,
+        "depth": max(2, round(released.depth * share)),
+    }

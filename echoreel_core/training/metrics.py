@@ -36,7 +36,7 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics file; none where there is no file. A line cut off by a crash is passed over."""
+    """The records of a metrics file; none where there is no file. Lines that are none, or cut off, are passed over."""
     records = []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -44,9 +44,11 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
         return []
     for line in lines:
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records
 
 

@@ -7,14 +7,17 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .checkpoints import list_checkpoints, resume, save_checkpoint, write_adapter
+from ..errors import EchoReelError
+from .checkpoints import PARTIAL, list_checkpoints, resume, save_checkpoint, write_adapter
 from .config import OutputSettings
 from .data.batches import PairSource
 from .held_out import LEVELS
@@ -66,12 +69,14 @@ class TrainingRun:
     ) -> Path | None:
         """Runs.
 
+        However it ends, what the finished steps have learned is kept, but where a second Ctrl-C cuts into a step.
+
         Args:
             on_step: called after each step; what it raises ends the run, after a checkpoint.
             stop: asked after each step; true ends the run after a checkpoint.
 
         Returns: the finished adapter's file, or None where the run was stopped.
-        Raises: EchoReelError as `Trainer.train_step`.
+        Raises: EchoReelError as `Trainer.train_step`, or where a checkpoint cannot be written.
         """
         trainer, output = self.trainer, self.output
         log = MetricsLog(Path(output.folder) / FILE, trainer.step) if self.writes else None
@@ -79,32 +84,55 @@ class TrainingRun:
             self._measure(log)  # a fresh adapter changes nothing, so this is the model by itself
         losses: list[float] = []
         began = time.monotonic()
-        for result in trainer:
+        for result in self._steps():
             losses.append(result.loss)
-            if result.step % output.log_every == 0 and log:
-                elapsed, began = time.monotonic() - began, time.monotonic()
-                log.append(self._record(result, losses, elapsed))
-                losses.clear()
-            try:
+            with self._kept():  # the step is complete, whatever comes now
+                if result.step % output.log_every == 0 and log:
+                    elapsed, began = time.monotonic() - began, time.monotonic()
+                    log.append(self._record(result, losses, elapsed))
+                    losses.clear()
                 on_step(result)
-            except BaseException:  # also an interruption: the step is complete, so it can be kept
-                self._save(log)
-                raise
-            if self._stops(stop):
-                self._save(log)
-                return None
-            if _due(output.held_out_every, result.step):
-                self._measure(log)
-            if _due(output.checkpoint_every, result.step):
-                self._save(log)
-            if _due(output.sample_every, result.step):
-                self._make_samples()
+                if self._stops(stop):
+                    self._save(log)
+                    return None
+                self._after_step(result.step, log)
         self._save(log)
         final = Path(output.folder) / f"{output.name}.safetensors"
         if self.writes:
             write_adapter(trainer, final, self.facts, getattr(torch, output.stored_as))
         trainer.process_group.barrier()
         return final
+
+    def _steps(self) -> Iterator[StepResult]:
+        steps = iter(self.trainer)
+        while True:
+            try:
+                result = next(steps, None)
+            except KeyboardInterrupt:  # it may have come amid the change of the weights
+                raise
+            except BaseException:
+                self._keep()
+                raise
+            if result is None:
+                return
+            yield result
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Whatever ends the `with` early passes on after the latest step was saved."""
+        try:
+            yield
+        except BaseException:
+            self._keep()
+            raise
+
+    def _after_step(self, step: int, log: MetricsLog | None) -> None:
+        if _due(self.output.held_out_every, step):
+            self._measure(log)
+        if _due(self.output.checkpoint_every, step):
+            self._save(log)
+        if _due(self.output.sample_every, step):
+            self._make_samples()
 
     def _stops(self, stop: Callable[[], bool]) -> bool:
         """Whether any process was told to stop, so that all do after the same step."""
@@ -133,13 +161,34 @@ class TrainingRun:
             log.append({"step": self.trainer.step, "held_out": sum(losses) / len(losses), "held_out_levels": levels})
 
     def _save(self, log: MetricsLog | None) -> None:
+        """A checkpoint, and the curves so far. Raises: EchoReelError where it cannot be written."""
         if log:
-            if self._saved != self.trainer.step:
-                save_checkpoint(self.trainer, self.checkpoints, self.facts, self.output.keep)
+            self._keep()
             save_curves(log.records, Path(self.output.folder) / CURVE)
-        self._saved = self.trainer.step
         self.trainer.process_group.barrier()
 
+    def _keep(self) -> None:
+        """Writes the latest step's checkpoint, unless it was. Where it does not fit, the adapter alone: a sixth of it.
+
+        Raises: EchoReelError where it does not fit, with what was kept.
+        """
+        trainer = self.trainer
+        if not self.writes or trainer.step in (0, self._saved):
+            return
+        self._saved = trainer.step  # however it goes, not tried twice
+        try:
+            save_checkpoint(trainer, self.checkpoints, self.facts, self.output.keep)
+        except (EchoReelError, OSError) as error:
+            for unfinished in self.checkpoints.glob(f"*{PARTIAL}"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            path = Path(self.output.folder) / f"{self.output.name}.safetensors"
+            write_adapter(trainer, path, self.facts, getattr(torch, self.output.stored_as))
+            raise EchoReelError(
+                f"{error} What was learned in {trainer.step} steps is in {path.name}; to go on with the run, make room "
+                "first."
+            ) from None
+
+    @torch.no_grad()
     def _make_samples(self) -> None:
         if self.writes and self.decode is not None:
             pairs = self.held_out if self.held_out is not None else self.trainer.pairs

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from pathlib import PurePath
 from typing import BinaryIO
+
+from ..errors import EchoReelError
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}" for name in "apng avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
@@ -16,16 +19,28 @@ CAPTION_LIMIT = 65536
 _PARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\W_]+")
 
 
-def sidecar_caption(source: str | os.PathLike | BinaryIO) -> str:
-    """Text of the `.txt` file of the same name beside a clip given by path, else ""."""
+def sidecar_caption(source: str | os.PathLike | BinaryIO, strict: bool = False) -> str:
+    """Text of the `.txt` file of the same name beside a clip given by path, else "".
+
+    It is UTF-8, or UTF-16 where its first bytes say so; what is neither is replaced.
+
+    Raises: EchoReelError where it is neither, if `strict`.
+    """
     if not isinstance(source, (str, os.PathLike)):
         return ""
     path = os.path.splitext(os.fspath(source))[0] + ".txt"
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            return file.read(CAPTION_LIMIT).strip()
+        with open(path, "rb") as file:
+            content = file.read(4 * CAPTION_LIMIT)
     except OSError:
         return ""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")("strict" if strict else "replace")
+    try:
+        text = decoder.decode(content)  # the last character may be cut through
+    except UnicodeDecodeError:
+        raise EchoReelError(f"The caption {os.path.basename(path)} is not UTF-8 text: save it as UTF-8.") from None
+    return text[:CAPTION_LIMIT].strip()
 
 
 def name_in_words(name: str) -> str:

@@ -80,3 +80,13 @@ def adapter_from_weights(
     for index, patcher in enumerate(patchers):
         patcher.cached_patcher_init = (_reload, (read, path), index)
     return LoadedAdapter(config, content_id(weights), *patchers)
+
+
+def adapter_weights(echoreel: LoadedAdapter) -> dict[str, Tensor]:
+    """An adapter's weights, named as in `EchoReelAdapter`, float32 on the CPU."""
+    parts = {"prism": echoreel.prism, "attentions": echoreel.attentions}
+    return {
+        f"{name}.{key}": value.to("cpu", torch.float32).clone()
+        for name, patcher in parts.items()
+        for key, value in patcher.model.state_dict().items()
+    }

@@ -7,7 +7,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -139,6 +139,7 @@ class TrainableHostModel(TrainableModel):
 
     def _denoised(self, x: Tensor, sigma: Tensor, conditioning: Sequence[Conditioning]) -> Tensor:
         """x [B, C, T, H, W] in the samplers' scale, sigma [B] → the clean latents that the model sees in it."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
         guider, options = self._inside
         conditioning = [
             map_tensors(as_the_host_has_it(one), lambda tensor: tensor.clone()) for one in conditioning
@@ -247,7 +248,6 @@ class TrainableHostModel(TrainableModel):
             )
             halves = []
             for role, conditioning in (("negative", negative), ("positive", positive)):
-                comfy.model_management.throw_exception_if_processing_interrupted()
                 with attach(role):
                     halves.append(self._denoised(x, level.time.float().to(latents.device), [conditioning]).float())
             unguided, guided = halves
@@ -295,7 +295,8 @@ class TrainableHostModel(TrainableModel):
         try:
             # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
             kernels = kernels_with_gradients(self._family.kernels_without_gradient)
-            with kernels, torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved):
+            copies = torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved)
+            with kernels, copies if self._family.changes_in_place else nullcontext():
                 yield
         except RuntimeError as error:
             if "autograd" not in str(error):
@@ -358,10 +359,11 @@ class NodeEncoders:
         self._base, self._vae, self._clip, self._vision = model.model, vae, clip, vision
         self._family = find_family(uncompiled(model.get_model_object("diffusion_model")))
         self._latent_format = model.get_model_object("latent_format")
-        modules = [vae.first_stage_model, clip.cond_stage_model, *([] if vision is None else [vision.model])]
         layout = {name: value for name, value in self._base.model_config.unet_config.items() if name != "dtype"}
         kind = hashlib.blake2b(repr(sorted(layout.items())).encode(), digest_size=6).hexdigest()
-        self.identity = "-".join([type(self._base).__name__, kind, *(content_id(m.state_dict()) for m in modules)])
+        parts = [(vae, vae.first_stage_model), (clip, clip.cond_stage_model)]
+        parts += [] if vision is None else [(vision, vision.model)]
+        self.identity = "-".join([type(self._base).__name__, kind, *(weights_id(*part) for part in parts)])
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """See `Encoders`."""
@@ -387,4 +389,6 @@ class NodeEncoders:
 
     def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
         """See `Encoders`."""
-        return image_conditioning(self._family, self._base, Clip(frames, fps, self._vae, self._vision))
+            kernels = kernels_with_gradients(self._family.kernels_without_gradient)
+            copies = torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved)
+            with kernels, copies if self._family.changes_in_place else nullcontext():

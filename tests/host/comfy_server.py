@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import queue
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from workflow_files import Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "probe"
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI")).expanduser()
 START_SECONDS = 240
+TEXT = (3).to_bytes(4, "big")
+"""What begins a message with a node's line of text."""
 
 
 class PromptRefused(Exception):
@@ -183,6 +191,39 @@ class ComfyServer:
         run = self.wait(self.submit(prompt), seconds)
         assert run.status == "success", run.error or run.status
         return run
+
+    @contextmanager
+    def progress_texts(self) -> Iterator[Callable[[str], str]]:
+        """Inside the `with`, what nodes write on themselves: a call waits for the next line with a word in it."""
+        lines: queue.Queue[str] = queue.Queue()
+        stop = threading.Event()
+
+        async def listen() -> None:
+            async with aiohttp.ClientSession() as session, session.ws_connect(f"{self.url}/ws") as socket:
+                listening.set()
+                while not stop.is_set():
+                    try:
+                        message = await socket.receive(timeout=0.2)
+                    except asyncio.TimeoutError:
+                        continue
+                    if message.type == aiohttp.WSMsgType.BINARY and message.data[:4] == TEXT:
+                        length = int.from_bytes(message.data[4:8], "big")
+                        lines.put(message.data[8 + length :].decode())
+
+        def next_line(word: str) -> str:
+            while word not in (line := lines.get(timeout=120)):
+                pass
+            return line
+
+        listening = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(listen()), daemon=True)
+        thread.start()
+        assert listening.wait(30)
+        try:
+            yield next_line
+        finally:
+            stop.set()
+            thread.join(10)
 
     def interrupt(self) -> None:
         self.post("/interrupt", {})

@@ -19,6 +19,7 @@ TEXT_TO_VIDEO = load(ROOT / "workflows" / "EchoReel text to video.json")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # these need nothing but what comes with the pack
 EMBEDDED = [path for path in SHIPPED if "Pixel Actions" in path.read_text(encoding="utf-8")]
+TRY_TRAINING = ROOT / "workflows" / "EchoReel try training.json"
 shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
@@ -29,7 +30,7 @@ def test_there_are_shipped_workflows():
         "EchoReel save and load an action",
         *(path.stem for path in EMBEDDED),
     }
-    assert len(EMBEDDED) == 4
+    assert len(EMBEDDED) == 5
 
 
 @shipped
@@ -79,7 +80,7 @@ def test_without_an_adapter_the_plain_model_runs(name, object_info):
     assert "docs/model-families.md#train-an-adapter" in note["widgets_values"][0]
 
 
-@pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in EMBEDDED if p != TRY_TRAINING], ids=lambda path: path.stem)
 def test_runs_as_it_opens(path, server, object_info):
     """With nothing downloaded and nothing changed: 16 frames of video."""
     run = server.run(to_prompt(load(path), object_info), seconds=600)
@@ -105,6 +106,19 @@ def test_the_first_template_shows_the_claim(server, object_info):
     reference, without, with_echoreel = paths
     assert trajectory_correlation(with_echoreel, reference) > 0.8
     assert trajectory_correlation(without, reference) < 0.5
+
+
+def test_training_can_be_tried_with_nothing_downloaded(server, object_info):
+    """As it opens, in fewer steps: the pairs that come with the pack, an adapter in the end, and its curve."""
+    prompt = to_prompt(load(TRY_TRAINING), object_info)
+    (train,) = of_type(prompt, "EchoReelTrain")
+    train["inputs"] |= {"steps": 2, "batch_size": 1}
+    run = server.run(prompt, seconds=600)
+    assert server.file(run, ".png").is_file()
+    folder = server.base / "output" / "echoreel_training" / train["inputs"]["name"]
+    manifest = json.loads((folder / "cache" / "manifest.json").read_text(encoding="utf-8"))
+    assert len(manifest["pairs"]) == 16
+    assert list((server.base / "models" / "echoreel").glob(f"{train['inputs']['name']}_*.safetensors"))
 
 
 @shipped

@@ -54,10 +54,10 @@ def assert_applied_as_trained(model, echoreel, target, told) -> tuple[torch.Tens
     from echoreel_pack.echoreel_core.training.config import TrainingSettings
     from echoreel_pack.echoreel_core.training.trainer import Trainer
     from echoreel_pack.nodes.apply_echoreel import apply_action
-    from echoreel_pack.nodes.train_echoreel import _weights
+    from echoreel_pack.nodes.models.adapter import adapter_weights
 
     adapter = EchoReelAdapter(echoreel.config)
-    adapter.load_state_dict(_weights(echoreel))
+    adapter.load_state_dict(adapter_weights(echoreel))
     tokens = noise(1, 4, adapter.config.prism.action_dim, seed=3)
     action = Action.of(Reference(tokens, tokens), echoreel.id, echoreel.config.host)
 

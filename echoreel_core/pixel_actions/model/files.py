@@ -10,6 +10,9 @@ EMBEDDED_FILE = Path(__file__).parent / "pixel_actions.safetensors"
 CLIPS = Path(__file__).parents[1] / "example_clips"
 """The folder of the reference clips."""
 
+PAIRS = Path(__file__).parents[1] / "example_pairs"
+"""A data set to try training with: a folder for each action, two takes of it, their captions beside them."""
+
 
 def example_clips() -> dict[str, Path]:
     """Names and files of the reference clips, in alphabetical order."""

@@ -1,23 +1,25 @@
-"""Decoding every clip of a data set once, to say what will happen to it."""
+"""What will happen to each clip of a data set, and which pairs would teach nothing."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...errors import EchoReelError
 from ...video.frame_choice import FrameSelection
 from ...video.frames import read_video
 from ...video.reader import VideoFile
 from ..config import VideoSettings
-from .pairs import Pair
+from .digests import Digests
+from .pairs import Clip, Pair
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """What will happen to one file: `verdict` is "ok", "short" (its last frame is repeated) or "bad" (left out)."""
+    """What will happen to one file: `verdict` is "ok", "short" (frames are repeated) or "bad" (left out)."""
 
     path: Path
     verdict: str
@@ -44,13 +46,14 @@ def check_file(path: Path, framing: VideoSettings) -> FileReport:
     except Exception as error:  # one bad file, however bad, must not end the check of ten thousand
         reason = " ".join(str(error).split()) or type(error).__name__
         return FileReport(path, "bad", f"bad    {path.name}: {reason}")
-    taken = len(clip.times) - clip.repeated
+    taken = len(set(clip.times))
     facts = (
         f"{rate:.4g} fps, {count} frames, {length:.2f} s; takes {taken} from "
         f"{float(clip.times[0]):.2f} to {float(clip.times[-1]):.2f} s"
     )
-    if clip.repeated:
-        return FileReport(path, "short", f"short  {path.name}: {facts}, its last is repeated {clip.repeated} times")
+    missing = len(clip.times) - taken
+    if missing:
+        return FileReport(path, "short", f"short  {path.name}: {facts}, {missing} of {len(clip.times)} are repeats")
     return FileReport(path, "ok", f"ok     {path.name}: {facts}")
 
 
@@ -60,15 +63,53 @@ def check_files(items: Iterable[tuple[Path, VideoSettings]]) -> Iterator[FileRep
         yield from pool.map(check_file, *zip(*items, strict=True))
 
 
-def summary(reports: Iterable[FileReport], pairs: Iterable[Pair]) -> list[str]:
+def without_copies(pairs: Iterable[Pair], digests: Digests) -> list[Pair]:
+    """The pairs without references that are the same recording as their target, of which only copying is learned.
+
+    The same are files of the same content, whatever they are called. A pair without any other reference goes.
+    """
+    kept = []
+    for pair in pairs:
+        references = tuple(clip for clip in pair.references if not _same(pair.target, clip, digests))
+        if references:
+            kept.append(replace(pair, references=references))
+    return kept
+
+
+def same_recordings(pairs: Iterable[Pair], digests: Digests) -> Iterator[str]:
+    """A line for each target that is among its own references, and for each copy of it."""
+    said = set()
+    for pair in pairs:
+        for clip in pair.references:
+            names = frozenset((pair.target.path, clip.path))
+            if names not in said and _same(pair.target, clip, digests):
+                said.add(names)
+                yield f"same   {pair.target.path.name} and {clip.path.name} are the same recording: not used as a pair"
+
+
+def _same(one: Clip, other: Clip, digests: Digests) -> bool:
+    try:
+        if one.path == other.path:
+            return True
+        return one.path.stat().st_size == other.path.stat().st_size and digests.of(one.path) == digests.of(other.path)
+    except (EchoReelError, OSError, ValueError):
+        return False  # what cannot be read is told of elsewhere
+
+
+def summary(reports: Iterable[FileReport], pairs: Iterable[Pair], digests: Digests) -> list[str]:
     """Lines that say how many files are of which verdict and what is left of the pairs."""
     reports, pairs = list(reports), list(pairs)
     counts = {verdict: sum(report.verdict == verdict for report in reports) for verdict in ("ok", "short", "bad")}
     bad = {report.path for report in reports if report.verdict == "bad"}
-    usable = [pair for pair in pairs if pair.target.path not in bad and any(c.path not in bad for c in pair.references)]
+    usable = [
+        pair
+        for pair in without_copies(pairs, digests)
+        if pair.target.path not in bad and any(c.path not in bad for c in pair.references)
+    ]
     held_out = sum(pair.held_out for pair in usable)
     return [
-        f"{len(reports)} files: {counts['ok']} ok, {counts['short']} too short (last frame repeated), "
+        *same_recordings(pairs, digests),
+        f"{len(reports)} files: {counts['ok']} ok, {counts['short']} too short (frames repeated), "
         f"{counts['bad']} bad (left out).",
         f"{len(usable)} of {len(pairs)} pairs can be used, {held_out} of them held out for measuring.",
     ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import EchoReelError
@@ -44,8 +45,13 @@ class Pair:
     held_out: bool = False
 
 
-def read_pairs(settings: DataSettings) -> list[Pair]:
+def read_pairs(settings: DataSettings, within: Path | None = None) -> list[Pair]:
     """All pairs that the settings name; no video is opened.
+
+    A clip that measures is trained on in no role: it is no reference of the others either.
+
+    Args:
+        within: the folder in which the clips of a list must lie, where the list is not trusted.
 
     Raises: EchoReelError, naming the file and the entry, where there are none or something is missing.
     """
@@ -56,11 +62,37 @@ def read_pairs(settings: DataSettings) -> list[Pair]:
         if settings.held_out_actions:
             raise EchoReelError("held_out_actions is for a folder of actions; for a list of pairs use held_out.")
         pairs = _from_list(source, settings)
+        if within is not None:
+            _check_places(pairs, source, within)
     else:
         raise EchoReelError(f"There are no pairs at {source}: name a folder, a .json or a .jsonl file.")
     if not pairs:
         raise EchoReelError(f"{source} holds no pairs: it takes two clips of an action to make one.")
+    pairs = _without_leaks(pairs)
+    if not any(not pair.held_out for pair in pairs):
+        raise EchoReelError(f"{source} holds no pair to train on beside those held out: hold fewer out, or add clips.")
     return pairs
+
+
+def _without_leaks(pairs: list[Pair]) -> list[Pair]:
+    """The pairs, those to train on without references that are held out; where no other is left, without the pair."""
+    measured = {pair.target.path for pair in pairs if pair.held_out}
+    kept = []
+    for pair in pairs:
+        references = tuple(c for c in pair.references if pair.held_out or c.path not in measured)
+        if references and (pair.held_out or pair.target.path not in measured):
+            kept.append(replace(pair, references=references))
+    return kept
+
+
+def _check_places(pairs: Iterable[Pair], source: Path, within: Path) -> None:
+    """Raises: EchoReelError naming a clip outside a folder; links inside it may lead anywhere."""
+    for number, pair in enumerate(pairs, start=1):
+        for clip in (pair.target, *pair.references):
+            if not Path(os.path.abspath(clip.path)).is_relative_to(os.path.abspath(within)):
+                raise EchoReelError(
+                    f"{source.name}, entry {number}: {clip.path} lies outside {within}: move or link the clip into it."
+                )
 
 
 def _is_held_out(name: str, share: float) -> bool:
@@ -101,9 +133,16 @@ def _entries(path: Path) -> Iterable[object]:
             if not isinstance(entries, list):
                 raise EchoReelError(f"{path.name} holds no list of pairs: it has to begin with [.")
             return entries
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [
+            json.loads(line) for line in text.split("\n") if line.strip()
+        ]  # not at U+2028 and the like, which JSON text may hold
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise EchoReelError(f"{path.name} is not valid JSON: {error}.") from None
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether editors and archivers made it: hidden files and folders, a Mac's doubles."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
@@ -112,7 +151,7 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
     UCF-101 cuts several clips (_c01, _c02 …) from one recording (_g01): the same person in the same place. With such a
     reference, copying looks would pay, and that is what must not be learned.
     """
-    actions = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    actions = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_left_over(path.name))
     names = [path.name for path in actions]
     for name in settings.held_out_actions:
         if name not in names:
@@ -121,8 +160,12 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
             raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}.")
     pairs = []
     for action in actions:
-        paths = sorted(path for path in action.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-        clips = [Clip(path, sidecar_caption(path) or name_in_words(action.name)) for path in paths]
+        paths = sorted(
+            path
+            for path in action.rglob("*")
+            if path.suffix.lower() in VIDEO_SUFFIXES and not any(map(_is_left_over, path.relative_to(action).parts))
+        )
+        clips = [Clip(path, sidecar_caption(path, strict=True) or name_in_words(action.name)) for path in paths]
         takes = [_TAKE.search(path.stem) for path in paths]
         for clip, take in zip(clips, takes, strict=True):
             others = [other for other in clips if other is not clip]

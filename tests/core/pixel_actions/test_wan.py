@@ -22,7 +22,7 @@ from echoreel_core.pixel_actions.world.actions import SEEN
 from echoreel_core.pixel_actions.world.clips import backgrounds, draw_clips, render
 from echoreel_core.pixel_actions.world.words import END_ROW, UNKNOWN, content_rows, ids
 from echoreel_core.training.config import TrainingSettings
-from echoreel_core.training.default_sizes import default_adapter_config
+from echoreel_core.training.default_sizes import AdapterInputs, general_form
 from echoreel_core.training.trainer import Trainer
 
 
@@ -141,21 +141,12 @@ def test_the_trainer_takes_the_second_base(pairs):
     torch.manual_seed(0)
     model = start(WanModel(WanConfig(width=32, depth=2, heads=2, feed_forward=64)))
     torch.nn.init.normal_(model.head.head.weight, std=0.1)
-    host = WanTrainable(model)
-    config = default_adapter_config(
-        "wan",
-        [(site.name, site.dim) for site in host.sites()],
-        latent_channels=16,
-        latent_size=(8, 8),
-        latent_frames=9,
-        text_width=48,
-        width=32,
-        depth=1,
-        heads=2,
-        head_dim=16,
-    )
+    trainable = WanTrainable(model)
+    sites = [(site.name, site.dim) for site in trainable.sites()]
+    fit = AdapterInputs("wan", sites, latent_channels=16, latent_size=(8, 8), latent_frames=9, text_width=48)
+    config = general_form(fit, width=32, depth=1, heads=2, head_dim=16)
     adapter, before = EchoReelAdapter(config), [weight.clone() for weight in model.parameters()]
-    trainer = Trainer(host, adapter, pairs, TrainingSettings(steps=1, batch_size=2, mixed_precision="no"))
+    trainer = Trainer(trainable, adapter, pairs, TrainingSettings(steps=1, batch_size=2, mixed_precision="no"))
     result = trainer.train_step()
     assert 0.5 < result.loss < 4 and result.gradient_norm > 0
     assert all(layer.to_out.weight.abs().max() > 0 for layer in adapter.attentions)

@@ -14,18 +14,21 @@ from training_toys import CLIP_SIDE, FRAMES, write_actions, write_config
 from video_clips import write_clip
 
 from echoreel_core.lvdm.checkpoint import split_released
+from echoreel_core.training import config as config_module
 from echoreel_core.training.config import DataSettings, VideoSettings, read_config
-from echoreel_core.training.data import cache as cache_module
 from echoreel_core.training.data.batches import Batch, micro_batches
-from echoreel_core.training.data.cache import CachedPairs, build_cache
-from echoreel_core.training.data.check import check_files, framings, summary
+from echoreel_core.training.data.cache import build_cache
+from echoreel_core.training.data.cache_folder import CacheFolder
+from echoreel_core.training.data.cached_pairs import CachedPairs
+from echoreel_core.training.data.check import check_file, check_files, framings, summary
+from echoreel_core.training.data.digests import Digests
 from echoreel_core.training.data.pairs import read_pairs
 from echoreel_core.training.default_sizes import AdapterInputs, general_form, parameter_count, released_form
 from echoreel_core.training.loss import draw
 from echoreel_core.video.frames import read_video
 
 VIDEO = VideoSettings(frames=FRAMES, every_nth=3, width=CLIP_SIDE, height=CLIP_SIDE)
-EXAMPLE = Path(cache_module.__file__).parents[1] / "example.toml"
+EXAMPLE = Path(config_module.__file__).with_name("example.toml")
 
 
 class CountingEncoders:
@@ -110,6 +113,18 @@ def test_missing_settings(tmp_path):
         read_config(path)
 
 
+def test_settings_as_windows_writes_them(tmp_path):
+    """With a byte-order mark; and a path in double quotes is told how it is to be written."""
+    path = write_config(tmp_path)
+    text = path.read_text()
+    path.write_text("\ufeff" + text, encoding="utf-8")
+    assert read_config(path).video == VIDEO
+    for folder in (r"C:\clips", r"C:\temp", r"C:\Users"):
+        path.write_text(text.replace('"actions"', f'"{folder}"'))
+        with pytest.raises(ValueError, match=r"paths of Windows in single quotes, 'C:\\clips'"):
+            read_config(path)
+
+
 # ── pairs
 
 
@@ -150,7 +165,7 @@ def test_wrong_lists(tmp_path, text, message):
         read_pairs(DataSettings(path, tmp_path))
 
 
-def names(clips) -> list[str]:
+def names_of(clips) -> list[str]:
     return [clip.path.stem for clip in clips]
 
 
@@ -166,13 +181,13 @@ def test_folder_of_actions(tmp_path):
     (tmp_path / "Wave" / "a.txt").write_text("a robot waves\n")
     pairs = {pair.target.path.stem: pair for pair in read_pairs(DataSettings(tmp_path, tmp_path))}
     assert sorted(pairs) == ["a", "b", "v_TaiChi_g01_c01", "v_TaiChi_g01_c02", "v_TaiChi_g02_c01"]
-    assert names(pairs["v_TaiChi_g01_c01"].references) == ["v_TaiChi_g02_c01"]  # never of its own recording
-    assert names(pairs["v_TaiChi_g02_c01"].references) == ["v_TaiChi_g01_c01", "v_TaiChi_g01_c02"]
+    assert names_of(pairs["v_TaiChi_g01_c01"].references) == ["v_TaiChi_g02_c01"]  # never of its own recording
+    assert names_of(pairs["v_TaiChi_g02_c01"].references) == ["v_TaiChi_g01_c01", "v_TaiChi_g01_c02"]
     assert pairs["a"].target.caption == "a robot waves" and pairs["b"].target.caption == "wave"
     assert pairs["b"].references[0].caption == "a robot waves"
     (tmp_path / "TaiChi" / "v_TaiChi_g02_c01.avi").unlink()
     pairs = {pair.target.path.stem: pair for pair in read_pairs(DataSettings(tmp_path, tmp_path))}
-    assert names(pairs["v_TaiChi_g01_c01"].references) == ["v_TaiChi_g01_c02"]  # there is no other
+    assert names_of(pairs["v_TaiChi_g01_c01"].references) == ["v_TaiChi_g01_c02"]  # there is no other
 
 
 def test_held_out_pairs(tmp_path):
@@ -192,6 +207,67 @@ def test_held_out_pairs(tmp_path):
         read_pairs(DataSettings(tmp_path, tmp_path, held_out_actions=("Swng",)))
 
 
+def test_what_is_held_out_is_trained_on_in_no_role(tmp_path):
+    for number in range(40):
+        path = tmp_path / "videos" / "Jump" / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    keys = ("input_text", "gt_video_path", "reference_text", "reference_video_path")
+    entries = [dict(zip(keys, ("a", f"{n}.mp4", "b", f"{(n + 1) % 40}.mp4"), strict=True)) for n in range(40)]
+    (tmp_path / "pairs.json").write_text(json.dumps(entries))
+    for source in (tmp_path / "videos", tmp_path / "pairs.json"):
+        pairs = read_pairs(DataSettings(source, tmp_path, held_out=0.3))
+        measured = {pair.target.path for pair in pairs if pair.held_out}
+        trained = {clip.path for pair in pairs if not pair.held_out for clip in (pair.target, *pair.references)}
+        assert measured and trained and not measured & trained
+    with pytest.raises(ValueError, match="no pair to train on beside those held out"):
+        read_pairs(DataSettings(tmp_path / "videos", tmp_path, held_out_actions=("Jump",)))
+
+
+def test_what_editors_and_archivers_leave_is_not_trained_on(tmp_path):
+    names = ("a.mp4", "b.mp4", "._a.mp4", ".ipynb_checkpoints/a-checkpoint.mp4", "__MACOSX/a.mp4")
+    for action in ("Jump", "__MACOSX", ".hidden"):
+        for name in names:
+            path = tmp_path / action / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    pairs = read_pairs(DataSettings(tmp_path, tmp_path))
+    assert [pair.target.path for pair in pairs] == [tmp_path / "Jump" / "a.mp4", tmp_path / "Jump" / "b.mp4"]
+    assert names_of(pairs[0].references) == ["b"]
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    entry = {"input_text": "a\u2028b\u0085c", "gt_video_path": "1.mp4", "inject_text": "", "inject_video_path": "2.mp4"}
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\r\n".join([json.dumps(entry, ensure_ascii=False).encode()] * 2))
+    pairs = read_pairs(DataSettings(path, tmp_path))
+    assert [pair.target.caption for pair in pairs] == ["a\u2028b\u0085c"] * 2
+
+
+@pytest.mark.parametrize("outside", ["../secret.mp4", "/etc/secret.mp4", "sub/../../secret.mp4"])
+def test_a_list_names_clips_of_the_permitted_folder_only(tmp_path, outside):
+    entry = {"input_text": "a", "gt_video_path": "1.mp4", "inject_text": "b", "inject_video_path": outside}
+    path = tmp_path / "input" / "pairs.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([entry]))
+    assert len(read_pairs(DataSettings(path, tmp_path))) == 1  # on the command line it is the user's own
+    with pytest.raises(ValueError, match=r"pairs.json, entry 1: .*secret.mp4 lies outside .*: move or link"):
+        read_pairs(DataSettings(path, tmp_path), within=tmp_path / "input")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_captions_are_read_in_the_encoding_they_are_in(tmp_path, encoding):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "Jump").mkdir(exist_ok=True)
+        (tmp_path / "Jump" / name).touch()
+    (tmp_path / "Jump" / "a.txt").write_text("ein Hund hüpft", encoding=encoding)
+    pairs = read_pairs(DataSettings(tmp_path, tmp_path))
+    assert pairs[0].target.caption == "ein Hund hüpft"
+    (tmp_path / "Jump" / "a.txt").write_text("ein Hund hüpft", encoding="latin-1")
+    with pytest.raises(ValueError, match="a.txt is not UTF-8 text: save it as UTF-8"):
+        read_pairs(DataSettings(tmp_path, tmp_path))
+
+
 # ── check
 
 
@@ -208,13 +284,20 @@ def test_check_reports_every_file_and_survives_bad_ones(tmp_path):
         "ok     v_Swing_g01_c01.avi: 25 fps, 13 frames, 0.52 s; takes 4 from 0.00 to 0.36 s"
     )
     assert lines["brief.mp4"].startswith("short  brief.mp4: 25 fps, 5 frames, 0.20 s; takes 2 from 0.00 to 0.12 s, ")
-    assert lines["brief.mp4"].endswith("its last is repeated 2 times")
+    assert lines["brief.mp4"].endswith("2 of 4 are repeats")
     assert lines["torn.mp4"].startswith("bad    torn.mp4: ") and "can" in lines["torn.mp4"]
     assert lines["empty.mp4"].startswith("bad    empty.mp4: ")
-    assert summary(reports, pairs) == [
-        "5 files: 2 ok, 1 too short (last frame repeated), 2 bad (left out).",
+    assert summary(reports, pairs, Digests()) == [
+        "5 files: 2 ok, 1 too short (frames repeated), 2 bad (left out).",
         "3 of 5 pairs can be used, 0 of them held out for measuring.",
     ]
+
+
+@pytest.mark.parametrize("mode", ["every_nth", "even", "fps"])
+def test_a_clip_of_fewer_frames_than_are_taken_is_short(tmp_path, mode):
+    write_clip(tmp_path / "two.mp4", 2, size=(32, 32))
+    report = check_file(tmp_path / "two.mp4", replace(VIDEO, frames=16, sampling=mode))
+    assert report.verdict == "short"
 
 
 # ── cache
@@ -353,13 +436,49 @@ def test_cache_leaves_bad_files_out(tmp_path, actions):
     assert lines[-1][:2] == (7, 7)
 
 
-def test_damaged_cache_files_are_named(tmp_path, actions):
-    build_cache(tmp_path / "cache", actions, CountingEncoders(), VIDEO)
-    pairs = CachedPairs(tmp_path / "cache")
-    broken = tmp_path / "cache" / "latents" / f"{pairs.clips[0][0]}.safetensors"
-    broken.write_bytes(broken.read_bytes()[:50])
-    with pytest.raises(ValueError, match=broken.name):
-        pairs.batch([0], [0])
+def test_damaged_cache_files_are_named_and_made_anew(tmp_path, actions):
+    folder = tmp_path / "cache"
+    build_cache(folder, actions, CountingEncoders(), VIDEO)
+    pairs = CachedPairs(folder)
+    clip, text = (folder / kind / f"{pairs.clips[0][i]}.safetensors" for i, kind in enumerate(("latents", "text")))
+    before = pairs.batch([0], [0])
+    assert CacheFolder(folder).is_whole()
+    for broken in (clip, text):
+        broken.write_bytes(broken.read_bytes()[:50])
+        with pytest.raises(ValueError, match=f"{broken.name} .* again, which makes it anew"):
+            pairs.batch([0], [0])
+        assert not CacheFolder(folder).is_whole()
+        result = build_cache(folder, actions, CountingEncoders(), VIDEO)
+        assert (result.made, result.found, result.bad) == (1, 6, [])
+    assert torch.equal(pairs.batch([0], [0]).target, before.target)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "files.json"])
+@pytest.mark.parametrize("content", ["[1]", "3", '{"version": 2}', '{"a": 1, "b": [1, 2]}', "{", "[" * 100_000])
+def test_what_is_no_list_of_the_cache_is_made_anew(tmp_path, actions, name, content):
+    folder = tmp_path / "cache"
+    build_cache(folder, actions, CountingEncoders(), VIDEO)
+    (folder / name).write_text(content)
+    if name == "manifest.json":
+        with pytest.raises(ValueError, match="no finished cache"):
+            CachedPairs(folder)
+    assert build_cache(folder, actions, CountingEncoders(), VIDEO).made == 0
+    assert len(CachedPairs(folder)) == 4
+
+
+def test_the_same_recording_is_no_reference_of_itself(tmp_path, actions):
+    shutil.copyfile(actions[0].target.path, actions[1].target.path)
+    told = [f"same   {actions[0].target.path.name} and {actions[1].target.path.name} are the same recording"]
+    reports = list(check_files(framings(actions, VIDEO, None)))
+    lines = summary(reports, actions, Digests())
+    assert len(lines) == 3 and lines[0].startswith(told[0])
+    assert lines[2] == "2 of 4 pairs can be used, 0 of them held out for measuring."
+    result = build_cache(tmp_path / "cache", actions, CountingEncoders(), VIDEO)
+    assert result.pairs == len(CachedPairs(tmp_path / "cache")) == 2
+    assert len(result.copies) == 1 and result.copies[0].startswith(told[0])
+    itself = [replace(pair, references=(pair.target, *pair.references)) for pair in actions]
+    assert build_cache(tmp_path / "other", itself, CountingEncoders(), VIDEO).pairs == 2
+    assert all(target not in references for target, references in CachedPairs(tmp_path / "other").pairs)
 
 
 # ── adapter sizes

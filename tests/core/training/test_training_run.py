@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 import av
 import pytest
@@ -111,6 +117,86 @@ def test_an_interrupted_run_keeps_its_last_step_and_carries_on_exactly(tmp_path,
     assert records[0] == [record for record in records[1] if record[0] != 3]
 
 
+def test_an_error_within_a_step_keeps_the_steps_before(tmp_path):
+    class Gone(BaseException):
+        pass
+
+    run = toy_run(tmp_path)
+    predict = run.trainer.trainable.predict
+
+    def fails(*arguments):
+        if run.trainer.step == 2:
+            raise Gone
+        return predict(*arguments)
+
+    run.trainer.trainable.predict = fails
+    with pytest.raises(Gone):
+        run()
+    again = toy_run(tmp_path)
+    assert again.resume() == {} and again.trainer.step == 2
+
+
+@pytest.mark.skipif(resource is None, reason="this system sets no limit on the size of files")
+def test_where_a_checkpoint_does_not_fit_the_adapter_is_kept(tmp_path):
+    toy_run(tmp_path / "measured")()
+    sizes = [
+        path.stat().st_size
+        for path in (
+            tmp_path / "measured" / "echoreel-adapter.safetensors",
+            tmp_path / "measured" / "checkpoints" / "step-0000006" / "state.safetensors",
+        )
+    ]
+    assert sizes[0] < sizes[1] / 3
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[1] // 2, limits[1]))  # as a disk that is full beyond that
+    try:
+        with pytest.raises(ValueError, match="learned in 4 steps is in echoreel-adapter.safetensors; .* make room"):
+            toy_run(tmp_path / "full")()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    config, _ = read_adapter(tmp_path / "full" / "echoreel-adapter.safetensors")
+    assert config.training["steps"] == 4
+    assert list((tmp_path / "full" / "checkpoints").iterdir()) == []
+
+
+def test_the_frozen_model_runs_as_it_does_when_it_samples():
+    """Not in train mode, in which it would drop activations at random."""
+    host = toy_model()
+    host.model.train()
+    trainer = Trainer(host, toy_adapter(host), ToyPairs(), TrainingSettings(steps=1))
+    modes = []
+    predict = host.predict
+    host.predict = lambda *a: modes.append([module.training for module in host.model.modules()]) or predict(*a)
+    trainer.train_step()
+    assert modes and not any(modes[0])
+
+
+def test_the_gradient_is_scaled_down_to_the_limit_and_no_further():
+    def step(limit: float) -> tuple[float, list[torch.Tensor]]:
+        torch.manual_seed(0)
+        host = toy_model()
+        trainer = Trainer(host, toy_adapter(host), ToyPairs(), TrainingSettings(steps=1, clip_gradient=limit))
+        gradients = []
+        trainer.optimizer.register_step_pre_hook(
+            lambda optimizer, *_: gradients.extend(
+                parameter.grad.clone()
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter.grad is not None
+            )
+        )
+        return trainer.train_step().gradient_norm, gradients
+
+    norm, free = step(0.0)
+    assert norm == pytest.approx(float(torch.stack([g.norm() for g in free]).norm()))
+    for limit in (norm / 2, norm * 2):
+        told, clipped = step(limit)
+        assert told == pytest.approx(norm)  # before clipping
+        share = min(1.0, limit / norm)
+        for one, other in zip(clipped, free, strict=True):
+            torch.testing.assert_close(one, share * other, rtol=1e-4, atol=1e-9)
+
+
 def test_metrics_from_beyond_the_checkpoint_are_dropped_and_torn_lines_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
@@ -119,6 +205,13 @@ def test_metrics_from_beyond_the_checkpoint_are_dropped_and_torn_lines_passed_ov
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 0.5}] == log.records
     MetricsLog(path)
     assert read_metrics(path) == []
+
+
+@pytest.mark.parametrize("line", ["3", "[1]", '{"loss": 1}', '{"step": "a"}', "null"])
+def test_lines_of_another_shape_are_passed_over(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{line}\n{{"step": 1, "loss": 2.0}}\n')
+    assert MetricsLog(path, 1).records == [{"step": 1, "loss": 2.0}]
 
 
 def test_curves_follow_the_values():
@@ -140,13 +233,18 @@ def test_the_command_line_from_check_to_adapter(folder, capsys):
         output={"held_out_every": 2, "sample_every": 4, "samples": 1, "sample_steps": 2},
     )
     assert main(["check", str(config)]) == 0
-    assert "4 of 4 pairs can be used, 2 of them held out" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 of 4 pairs can be used, 2 of them held out" in out and "The cache is not complete yet" in out
     assert main(["cache", str(config)]) == 0
     assert "[7/7]" in capsys.readouterr().out
+    assert main(["check", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"0\.2 million parameters .* checkpoint takes 2\.\d MB, the run up to \d+\.\d MB", out)
+    assert re.search(r"s a step on cpu: \d+ \w+ for 4 steps", out) and not (folder / "run").exists()
     (folder / "actions").unlink()  # training reads neither videos …
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "on 2 pairs, 2 held out, on 1 x cpu" in out and "step 4/4  loss" in out and "filling it" not in out
+    assert "on 2 pairs, 2 held out, on 1 x cpu" in out and "step 4 of 4, loss" in out and "filling it" not in out
     adapter, _ = read_adapter(folder / "run" / "echoreel-adapter.safetensors")
     assert dict(adapter.training) == {
         "frames": 4,
@@ -172,7 +270,7 @@ def test_training_fills_the_cache_and_carries_on_with_more_steps(folder, capsys)
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
     assert "Carrying on after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
-    assert "filling it" not in out and "step 5/6" in out
+    assert "filling it" not in out and "step 5 of 6" in out
     write_config(folder, adapter={"depth": 2})
     assert main(["train", str(config)]) == 1
     assert "trains an adapter of other sizes" in capsys.readouterr().err
@@ -224,7 +322,7 @@ def test_ctrl_c_saves(folder):
     config = write_config(folder, training={"steps": 100_000})
     process = start(["echoreel_core.training", "train", str(config)])
     for line in process.stdout:
-        if line.startswith("step 3/"):
+        if line.startswith("step 3 of "):
             process.send_signal(signal.SIGINT)
             break
     rest = process.stdout.read()

@@ -54,29 +54,17 @@ def lvdm(folders, pack):
     from echoreel_pack.nodes.models.adapter import load_adapter
 
     save_as_deepspeed(toy_state_dict(), folders / "models" / "checkpoints" / SHIPPED_NAME)
-    model, clip, vae, released = LoadCheckpoint.execute(SHIPPED_NAME).result
+    with torch.inference_mode():  # as a server loads them
+        model, clip, vae, released = LoadCheckpoint.execute(SHIPPED_NAME).result
     prism = ActionPrismConfig(latent_channels=4, text_width=64, **TINY_PRISM)
     path = folders / "models" / "echoreel" / "start.safetensors"
     EchoReelAdapter(AdapterConfig("lvdm", prism, released.config.sites, "relative_bias", 4)).save(path)
     return model, clip, vae, load_adapter(str(path))
 
 
-@pytest.fixture
-def sensible(monkeypatch):
-    """Mends an untrained model's worst fault: it hands the noise through, as a trained one would."""
-    from echoreel_pack.nodes.training.trainable import TrainableHostModel
-
-    predict = TrainableHostModel.predict
-
-    def mended(self, noisy, time, text, told):
-        share = 1 / self._level(time).noise.clamp(min=0.2)  # right where the clip's own latents are small
-        return 0.2 * predict(self, noisy, time, text, told).float() + share.view(-1, 1, 1, 1, 1) * noisy
-
-    monkeypatch.setattr(TrainableHostModel, "predict", mended)
-
-
-def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
+def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders):
     from echoreel_pack.nodes.models.adapter import load_adapter
+    from echoreel_pack.nodes.save_adapter import SaveAdapter
 
     model, clip, vae, start = lvdm
     results = []
@@ -86,18 +74,18 @@ def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders, sensible):
             folders,
             "lvdm",
         )
-    assert left < 0.5
+    assert left < 0.9
     trained, curve = results[0].result
     assert trained.id != start.id
     assert curve.shape[0] == 1 and curve.shape[-1] == 3 and 0 <= curve.min() < curve.max() <= 1
     # saved, it is the same adapter, and Load EchoReel Adapter finds it
-    name = nodes.SaveAdapter.execute(trained, "moves", "float16").result[0]
+    name = SaveAdapter.execute(trained, "moves", "float16").result[0]
     saved = load_adapter(str(folders / "models" / "echoreel" / name))
     assert saved.id == trained.id and saved.config == trained.config
-    assert nodes.SaveAdapter.execute(trained, "moves", "float16").result[0] != name
+    assert SaveAdapter.execute(trained, "moves", "float16").result[0] != name
 
 
-def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, tmp_path):
+def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, tmp_path):
     from adapters import random_action, wan_adapter
     from echoreel_pack.nodes.apply_echoreel import apply_action
 
@@ -111,7 +99,7 @@ def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, t
             folders,
             "wan",
         )
-    assert left < 0.5
+    assert left < 0.9
     trained = results[0].result[0]
     latents = torch.zeros(1, 16, 4, 8, 8)
     plain, moved = (
@@ -121,7 +109,7 @@ def test_trains_on_wan_and_the_result_can_be_applied(nodes, folders, sensible, t
     assert not torch.equal(plain, moved)
 
 
-def test_an_interrupt_saves_and_the_next_run_goes_on(nodes, lvdm, folders, monkeypatch, sensible):
+def test_an_interrupt_saves_and_the_next_run_goes_on(nodes, lvdm, folders, monkeypatch):
     from echoreel_pack.echoreel_core.training import run as run_module
 
     model, clip, vae, start = lvdm
@@ -177,7 +165,7 @@ def test_holding_all_pairs_out_is_refused(nodes, lvdm, monkeypatch):
     model, clip, vae, start = lvdm
     monkeypatch.setattr(pairs, "_is_held_out", lambda name, share: True)
     few = settings(name="held out", steps=1)
-    with torch.inference_mode(), pytest.raises(ValueError, match="With held_out at 0.9 no pair is left to train on"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="no pair to train on beside those held out"):
         nodes.TrainEchoReel.execute(model, vae, clip, **few, echoreel=start, held_out=0.9)
 
 
@@ -264,6 +252,17 @@ def test_a_kernel_without_a_gradient_is_told_in_one_sentence(nodes):
     assert not comfy.model_management.in_training
 
 
+@pytest.mark.parametrize(("name", "copied"), [("wan t2v", False), ("ltxv", True)])
+def test_activations_are_copied_for_models_alone_that_write_into_their_own(nodes, name, copied):
+    from echoreel_pack.nodes.training.trainable import TrainableHostModel
+
+    host = TrainableHostModel(build(name).model)
+    with host.gradient_context():
+        hidden = noise(3).requires_grad_() * 1
+        squared = hidden.square()
+    assert (squared.grad_fn._saved_self.data_ptr() != hidden.data_ptr()) is copied
+
+
 @pytest.mark.parametrize("name", ["apply_rope_split_half", "rms_rope_split_half"])
 def test_the_hosts_kernels_have_gradients_in_training(nodes, name):
     from echoreel_pack.nodes.training.kernels import kernels_with_gradients
@@ -282,6 +281,27 @@ def test_the_hosts_kernels_have_gradients_in_training(nodes, name):
             torch.testing.assert_close(one, other)
         assert torch.autograd.gradcheck(lambda *both: twin(*both, *more), (query, key))
     assert getattr(kitchen, name) is before
+
+
+def test_the_caches_key_names_all_that_decides_what_is_encoded(lvdm):
+    """Layer and patches of the text encoder change it; that a patched one was in use does not."""
+    from echoreel_pack.nodes.training.trainable import NodeEncoders
+
+    model, clip, vae, _ = lvdm
+    plain = NodeEncoders(model, vae, clip).identity
+    skipped = clip.clone()
+    skipped.clip_layer(-2)
+    name = next(key for key in clip.cond_stage_model.state_dict() if key.endswith("q_proj.weight"))
+    weight = clip.cond_stage_model.state_dict()[name]
+    keys = {plain, NodeEncoders(model, vae, skipped).identity}
+    with torch.inference_mode():
+        for strength, seed in ((1.0, 1), (0.5, 1), (1.0, 2)):
+            patched = clip.clone()
+            assert patched.add_patches({name: ("diff", (noise(*weight.shape, seed=seed),))}, strength)
+            keys.add(NodeEncoders(model, vae, patched).identity)
+            patched.encode_from_tokens(patched.tokenize("a word"))
+            assert NodeEncoders(model, vae, clip).identity == plain
+    assert len(keys) == 5
 
 
 @pytest.mark.parametrize("data", ["../secrets", "nowhere"])

@@ -50,7 +50,7 @@ class Trained:
 
     def conditioning_of(self):
         """A clip to make, and what the model is told of it."""
-        from echoreel_pack.echoreel_core.training.data.cache import CachedPairs
+        from echoreel_pack.echoreel_core.training.data.cached_pairs import CachedPairs
         from echoreel_pack.echoreel_core.training.data.conditioning import map_tensors
 
         folder = self.folders / "output" / "echoreel_training" / f"{self.name} learned" / "cache"

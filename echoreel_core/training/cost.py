@@ -1,0 +1,57 @@
+"""What a run will cost, before it is begun: time, memory and disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+from .config import Config
+from .data.cached_pairs import CachedPairs
+from .default_sizes import parameter_count
+from .lvdm.released import ReleasedModel
+from .process_group import ProcessGroup
+from .progress import duration
+from .trainer import Trainer
+
+STEPS = 3
+"""That are measured; the first is not counted, as everything is made then."""
+CHECKPOINT_BYTES = 12
+"""Per parameter: the weight and the optimizer's two moments, in float32."""
+
+
+def disk_line(config: Config, parameters: int) -> str:
+    """What the run's folder will take up at most."""
+    checkpoint, output = CHECKPOINT_BYTES * parameters, config.output
+    final = parameters * getattr(torch, output.stored_as).itemsize
+    most = (output.keep + 1) * checkpoint + final  # one more while it is written
+    return (
+        f"{parameters / 1e6:.1f} million parameters are trained; a checkpoint takes {_size(checkpoint)}, the run up to "
+        f"{_size(most)}, its adapter {_size(final)}."
+    )
+
+
+def measured_lines(config: Config, model: ReleasedModel) -> Iterator[str]:
+    """Time, and on a GPU memory, of a few steps on the cached pairs. Nothing is kept of them."""
+    settings = config.training
+    device = torch.device(model.device)
+    pairs = CachedPairs(config.data.cache)
+    trainer = Trainer(model.host, model.adapter(), pairs, replace(settings, steps=STEPS), ProcessGroup(device))
+    times = [time.monotonic()]
+    for _ in trainer:
+        times.append(time.monotonic())
+    seconds = (times[-1] - times[1]) / (STEPS - 1)
+    yield f"{seconds:.2g} s a step on {device}: {duration(seconds * settings.steps)} for {settings.steps} steps."
+    if device.type == "cuda":
+        yield f"{_size(torch.cuda.max_memory_allocated(device))} of GPU memory at most."
+
+
+def parameters_of(model: ReleasedModel) -> int:
+    """Parameters of the adapter that would be trained."""
+    return parameter_count(model.adapter().config)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

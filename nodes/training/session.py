@@ -1,0 +1,170 @@
+"""One run of Train EchoReel: the clips are encoded, the adapter is made or taken up, and trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from torch import Tensor
+
+from ...echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter
+from ...echoreel_core.errors import EchoReelError
+from ...echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
+from ...echoreel_core.training.data.batches import Batch
+from ...echoreel_core.training.data.cache import build_cache
+from ...echoreel_core.training.data.cached_pairs import CachedPairs
+from ...echoreel_core.training.data.conditioning import TOKENS
+from ...echoreel_core.training.data.pairs import read_pairs
+from ...echoreel_core.training.default_sizes import REFERENCE_PIXELS
+from ...echoreel_core.training.metrics import FILE, draw_curves, read_metrics
+from ...echoreel_core.training.process_group import ProcessGroup
+from ...echoreel_core.training.progress import Pace, memory_advice, step_line
+from ...echoreel_core.training.run import TrainingRun
+from ...echoreel_core.training.trainer import StepResult, Trainer
+from ..models.adapter import LoadedAdapter, adapter_weights
+from .progress import NodeProgress
+from .trainable import NodeEncoders, TrainableHostModel, own_copy
+
+CURVE_SECONDS = 5
+"""The live loss curve is drawn this seldom: the whole log is read for it."""
+
+
+@dataclass
+class TrainingSession:
+    """What is wired into the node, and what its inputs ask for.
+
+    Attributes:
+        start: the adapter to go on from, or None for a fresh one.
+        video: how clips are framed that the model learns to make.
+    """
+
+    model: Any
+    vae: Any
+    clip: Any
+    vision: Any
+    start: LoadedAdapter | None
+    data: DataSettings
+    video: VideoSettings
+    training: TrainingSettings
+    output: OutputSettings
+
+    def run(self) -> Path:
+        """Trains, or carries on, and returns the adapter's file.
+
+        Cancel is heard before every clip and every pass of the model; what was learned by then is saved.
+
+        Raises: EchoReelError where the model cannot be trained, no pair is left, the adapter does not fit, or memory
+            runs out.
+        """
+        self._progress = NodeProgress()
+        self._progress.say("Looking at the clips")
+        TrainableHostModel(self.model)  # refuses what cannot be trained before any clip is encoded
+        self._reference = self._reference_framing()
+        self._encoders = NodeEncoders(self.model, self.vae, self.clip, self.vision)
+        with memory_advice(self.training, self.video, "frame_count"):
+            cached, held_out = self._cache()
+            self._progress.update(0, self.training.steps, "Loading the model")
+            with torch.inference_mode(False):
+                self._trainable = TrainableHostModel(own_copy(self.model))
+                return self._trainable.sampling_run(
+                    cached.batch([0], [0]).target, lambda: self._train(cached, held_out)
+                )
+
+    def _reference_framing(self) -> VideoSettings:
+        """The framing of references: of the adapter's size, where there is one; else no larger than the clips."""
+        factor = self.vae.spacial_compression_encode()
+        pixels = min(REFERENCE_PIXELS, max(self.video.width, self.video.height))
+        size = self.start.config.prism.latent_size if self.start else (max(1, pixels // factor),) * 2
+        return replace(self.video, height=size[0] * factor, width=size[1] * factor)
+
+    def _cache(self) -> tuple[CachedPairs, CachedPairs]:
+        """The data's pairs, encoded: those to train on and those to measure on.
+
+        Raises: EchoReelError where there are none.
+        """
+        pace, data = Pace(), self.data
+
+        def progress(done: int, total: int, line: str) -> None:
+            pace.tick()
+            self._progress.update(done, total, f"{done} of {total}: {line}, {pace.words(total - done, 'clip')}")
+
+        pairs = read_pairs(data, Path(folder_paths.get_input_directory()))
+        build_cache(data.cache, pairs, self._encoders, self.video, self._reference, progress)
+        with torch.inference_mode(False):
+            return CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
+
+    def _train(self, cached: CachedPairs, held_out: CachedPairs) -> Path:
+        """The loop, with a line for each step and a live loss curve. Returns: the adapter's file."""
+        self._progress.say("Making the adapter")
+        device = comfy.model_management.get_torch_device()
+        adapter = self._adapter(cached)
+        trainer = Trainer(self._trainable, adapter, cached, self.training, ProcessGroup(device))
+        facts = {
+            "frames": self._reference.frames,
+            "fps": round(cached.fps, 3),
+            "width": self._reference.width,
+            "height": self._reference.height,
+            "pairs": len(cached),
+        }
+        run = TrainingRun(trainer, self.output, facts, held_out, self._decode)
+        run.resume()
+        self._progress.update(trainer.step, self.training.steps, f"step {trainer.step + 1} of {self.training.steps}")
+        return run(self._on_step())
+
+    def _on_step(self) -> Callable[[StepResult], None]:
+        pace, steps, log = Pace(), self.training.steps, Path(self.output.folder) / FILE
+        drawn = time.monotonic()
+
+        def on_step(result: StepResult) -> None:
+            nonlocal drawn
+            pace.tick()
+            curve = None
+            if time.monotonic() - drawn > CURVE_SECONDS:
+                drawn = time.monotonic()
+                curve = ("JPEG", draw_curves(read_metrics(log)), 512)
+            self._progress.update(result.step, steps, step_line(result.step, steps, result.loss, pace), curve)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        return on_step
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        frames = self._encoders.decode_video(latents)
+        self._trainable.reload()  # the VAE may have driven it off
+        return frames
+
+    def _adapter(self, cached: CachedPairs) -> EchoReelAdapter:
+        """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model.
+
+        Raises: EchoReelError where text comes in another width than it has to.
+        """
+        sample = cached.batch([0], [0])
+        text, prompt = (tokens.shape[-1] for tokens in (sample.caption[0], sample.conditioning_of(0)[TOKENS]))
+        if self.start is not None and text != self.start.config.prism.text_width:
+            raise EchoReelError(
+                f"The EchoReel adapter reads text that is {self.start.config.prism.text_width} wide, the text "
+                f"encoder's is {text}: connect the one that it was trained with."
+            )
+        if prompt != text:
+            raise EchoReelError(
+                f"The model is told of images in tokens that are {prompt} wide, the text encoder's are {text}: "
+                "connect a text encoder whose are as wide."
+            )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.training.seed)
+            adapter = EchoReelAdapter(self.start.config if self.start else self._fresh_config(sample, text))
+        if self.start is not None:
+            adapter.load_state_dict(adapter_weights(self.start))
+        return adapter
+
+    def _fresh_config(self, sample: Batch, text_width: int) -> AdapterConfig:
+        trainable = self._trainable
+        _, channels, frames, height, width = sample.reference.shape
+        return trainable.default_adapter(
+            latent_channels=channels, latent_size=(height, width), latent_frames=frames, text_width=text_width
+        )

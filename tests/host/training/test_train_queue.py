@@ -1,0 +1,92 @@
+"""Train EchoReel through the queue of a real server, on the model that comes with the pack."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from comfy_server import ComfyServer
+from safetensors.torch import load_file
+from training_runs import settings, write_actions
+from video_clips import write_clip
+from workflow_files import Prompt, id_of, shipped, to_prompt
+
+UNET = "HostLVDMUNet"
+EMBEDDED = "Pixel Actions (comes with EchoReel)"
+
+
+@pytest.fixture(scope="module")
+def moves(server):
+    write_actions(server.base / "input" / "moves")
+    return server.base / "input" / "moves"
+
+
+def training(**changes) -> Prompt:
+    """Two steps of the embedded model's own adapter, then saved under the run's name."""
+    inputs = settings(**{"steps": 2, "width": 32, "height": 32, "name": "queued", **changes})
+    wired = {"model": ["load", 0], "clip": ["load", 1], "vae": ["load", 2], "echoreel": ["load", 3]}
+    saved = {"echoreel": ["train", 0], "filename_prefix": inputs["name"], "precision": "float32"}
+    return {
+        "load": {"class_type": "EchoReelLoadCheckpoint", "inputs": {"checkpoint": EMBEDDED}},
+        "train": {"class_type": "EchoReelTrain", "inputs": {**wired, **inputs}},
+        "save": {"class_type": "EchoReelSaveAdapter", "inputs": saved},
+    }
+
+
+def applied(server: ComfyServer, object_info, adapter: str | None = None) -> torch.Tensor:
+    """The latents of the template that needs nothing downloaded, with another adapter in place of the embedded one."""
+    prompt = to_prompt(shipped("your own clip", size=(32, 32)), object_info)
+    if adapter:
+        for node in prompt.values():
+            if "echoreel" in node["inputs"]:
+                node["inputs"]["echoreel"] = ["adapter", 0]
+        prompt["adapter"] = {"class_type": "EchoReelLoadAdapter", "inputs": {"adapter": adapter}}
+    saving = {"samples": [id_of(prompt, "KSampler"), 0], "filename_prefix": "trained"}
+    run = server.run({**prompt, "out": {"class_type": "SaveLatent", "inputs": saving}})
+    return load_file(server.file(run, ".latent"))["latent_tensor"]
+
+
+def test_trained_in_a_server_saved_loaded_and_applied(server, object_info, moves):
+    server.run(training(sample_every=2))
+    assert list((server.base / "output" / "echoreel_training" / "queued" / "samples").glob("*.mp4"))
+    (saved,) = (server.base / "models" / "echoreel").glob("queued_*.safetensors")
+    before, after = applied(server, object_info), applied(server, object_info, saved.name)
+    assert torch.isfinite(after).all() and not torch.equal(before, after)
+
+
+def test_it_says_how_far_it_is_and_cancel_saves_what_was_learned(server, moves):
+    prompt = training(name="cancelled", steps=10_000)
+    with server.progress_texts() as next_line:
+        id_ = server.submit(prompt)
+        assert next_line("") == "Looking at the clips"
+        assert re.fullmatch(r"\d of 7: encoded v_\w+\.mp4, [\d.]+ s a clip, \d+ seconds? left", next_line("encoded"))
+        line = next_line("step 3 of")
+        assert re.fullmatch(r"step 3 of 10000, loss [\d.]+, [\d.]+ s a step, \d+ (minute|hour)s? left", line)
+        passes = server.probe()[UNET]
+        server.interrupt()
+        run = server.wait(id_)
+    assert run.interrupted
+    assert server.probe()[UNET] - passes <= 2  # of two passes a step
+    folder = server.base / "output" / "echoreel_training" / "cancelled" / "checkpoints"
+    (kept,) = folder.iterdir()
+    step = int(kept.name.removeprefix("step-"))
+    assert step >= 3
+    prompt["train"]["inputs"]["steps"] = step + 1
+    server.run(prompt)
+    assert {path.name for path in folder.iterdir()} == {kept.name, f"step-{step + 1:07d}"}
+
+
+def test_it_runs_again_where_clips_were_added_or_its_folder_is_gone(server, moves):
+    prompt = training(name="again", data="more moves", steps=1)
+    write_actions(server.base / "input" / "more moves", ("Hop",))
+    server.run(prompt)
+    assert "train" in server.run(prompt).cached
+    write_clip(server.base / "input" / "more moves" / "Hop" / "v_Hop_g03_c01.mp4", 20, size=(64, 64))
+    assert "train" not in server.run(prompt).cached
+    folder = server.base / "output" / "echoreel_training" / "again"
+    assert len(json.loads((folder / "cache" / "manifest.json").read_text())["pairs"]) == 3
+    shutil.rmtree(folder)
+    assert "train" not in server.run(prompt).cached
+    assert (folder / "again.safetensors").is_file()
+    assert "train" in server.run(prompt).cached
