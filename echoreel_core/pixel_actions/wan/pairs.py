@@ -60,7 +60,7 @@ class WanPairs:
     def __init__(
         self, pairs: PairLatents, text: CLIPTextEncoder, turning: int = 3, drop: dict[str, float] | None = None
     ) -> None:
-        self.latents = pairs.latents
+        self.clips, self.latents = pairs.clips, pairs.latents
         device = self.latents.device
         self._text = text
         self._captions = [Captions(half, device, **(drop or dict.fromkeys(DROP, 0.0))) for half in pairs.clips]

@@ -14,7 +14,7 @@ from echoreel_core.pixel_actions.wan.data import turns
 from echoreel_core.pixel_actions.wan.latents import FRAMES, MEAN, RESOLUTION, STD, seen, seen_frames
 from echoreel_core.pixel_actions.wan.model import WanConfig, WanModel, start
 from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
-from echoreel_core.pixel_actions.wan.pairs import WanPairs
+from echoreel_core.pixel_actions.wan.pairs import PairLatents, WanPairs
 from echoreel_core.pixel_actions.wan.sampling import euler
 from echoreel_core.pixel_actions.wan.trainable import WanTrainable
 from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
@@ -123,7 +123,7 @@ def test_euler_follows_a_straight_flow_exactly():
 def pairs():
     torch.manual_seed(0)
     text = load_embedded(EMBEDDED_FILE)[0].base.text
-    return WanPairs(WanVAE(8).requires_grad_(False), text, 1, 1, turning=2, chunk=8)
+    return WanPairs(PairLatents.make(WanVAE(8).requires_grad_(False), 1, 1, chunk=8), text, turning=2)
 
 
 def test_a_pair_is_one_motion_by_two_figures(pairs):
