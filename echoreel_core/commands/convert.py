@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import EchoReelError
 from ..files import write_safetensors
-from ..lvdm.checkpoint import TEXT_PREFIX, VAE_PREFIX, ReleasedCheckpoint, load_released
+from ..lvdm.checkpoint import ReleasedCheckpoint, load_released
+from ..lvdm.names import TEXT_PREFIX, VAE_PREFIX
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import EchoReelError
-from ..video.captions import VIDEO_SUFFIXES, caption_of_names, sidecar_caption
+from ..video.captions import caption_of_names, sidecar_caption
+from ..video.kinds import is_clip
 from .database import ELSEWHERE, connect, plain_errors, read_facts, write_facts
 from .tables import Row, read_table
 
@@ -136,9 +137,9 @@ def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
                 continue
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() not in VIDEO_SUFFIXES or entry.name not in files:
+            if entry.name not in files or not is_clip(entry.path):
                 continue
+            stem = os.path.splitext(entry.name)[0]
             text = files.get(f"{stem}.txt")
             try:
                 path.encode()

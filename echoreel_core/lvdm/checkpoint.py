@@ -21,26 +21,12 @@ from ..action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig, check_w
 from ..action.prism import ActionPrismConfig
 from ..errors import EchoReelError
 from ..files import read_tensors, reason
-from .unet import LVDMConfig, LVDMUNet, from_released
-
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-TEXT_PREFIX = "cond_stage_model."
-PRISM_PREFIX = "video_inject_process."
+from .names import PRISM_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, adapter_from_released, unet_from_released
+from .unet import LVDMConfig, LVDMUNet
 
 _IMPOSSIBLE_SIZES = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
 """What is raised where tensors have sizes or numbers of axes that the model's cannot have."""
 _NEVER_RUN = re.compile(r"\.(video_inject_attn3|video_inject_norm6|latent_to_S)\.")
-_LAYER_NAMES = {
-    "attn1.": "spatial.",
-    "attn1_tmp.": "temporal.",
-    "attn2.": "text.",
-    "attn2_tmp.": "temporal_2.",
-    **{f"norm{2 * i + 1}.": f"norms.{i}." for i in range(4)},
-    **{f"norm{2 * i + 2}.": f"feed_forward_norms.{i}." for i in range(4)},
-    **{f"ff{i + 1}.net.0.proj.": f"feed_forwards.{i}.proj_in." for i in range(4)},
-    **{f"ff{i + 1}.net.2.": f"feed_forwards.{i}.proj_out." for i in range(4)},
-}
 
 
 class _Inert:
@@ -203,7 +189,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
     if not unet:
         raise EchoReelError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
     echoreel = {key: value for key, value in unet.items() if "video_inject_" in key}
-    base = from_released({key: value for key, value in unet.items() if key not in echoreel})
+    base = unet_from_released({key: value for key, value in unet.items() if key not in echoreel})
     try:
         unet_config = LVDMConfig.from_state_dict(base)
         with torch.device("meta"):
@@ -222,7 +208,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
             raise EchoReelError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
         except _IMPOSSIBLE_SIZES as error:
             raise EchoReelError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
-        adapter = _adapter_weights(echoreel, adapter_config)
+        adapter = adapter_from_released(echoreel, [site.name for site in adapter_config.sites])
         check_weights(name, adapter, expected)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -282,31 +268,6 @@ def _adapter_config(weights: Mapping[str, Tensor], unet: LVDMConfig) -> AdapterC
         max_distance=shape(f"{layer}.relative_position_k.embeddings_table")[0] // 2,
         training={"frames": prism.max_frames},
     )
-
-
-def _adapter_weights(weights: Mapping[str, Tensor], config: AdapterConfig) -> dict[str, Tensor]:
-    """Renames the released EchoReel tensors to those of `EchoReelAdapter`; views, not copies."""
-    site_index = {site.name: index for index, site in enumerate(config.sites)}
-    return {_adapter_key(key, site_index): value for key, value in weights.items()}
-
-
-def _adapter_key(key: str, site_index: Mapping[str, int]) -> str:
-    key = key.replace("to_out.0.", "to_out.")
-    key = re.sub(r"relative_position_([kv])\.embeddings_table", r"position_\1", key)
-    if not key.startswith(PRISM_PREFIX):
-        site, _, rest = key.rpartition(".video_inject_")
-        rest = rest.removeprefix("attn3_tmp.").replace("norm7.", "norm.")
-        return f"attentions.{site_index.get(site, site)}.{rest}"
-    key = key.removeprefix(PRISM_PREFIX)
-    heads = {"input_to_latent.": "text_in.", "video_to_latent.": "latent_in.", "latent_to_T.": "out."}
-    for old, new in heads.items():
-        if key.startswith(old):
-            return f"prism.{new}{key.removeprefix(old)}"
-    _, index, rest = key.split(".", 2)
-    for old, new in _LAYER_NAMES.items():
-        if rest.startswith(old):
-            return f"prism.layers.{index}.{new}{rest.removeprefix(old)}"
-    return f"prism.{key}"
 
 
 def build(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

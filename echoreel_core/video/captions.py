@@ -7,9 +7,6 @@ import re
 from pathlib import PurePath
 from typing import BinaryIO
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}" for name in "apng avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
-)
 CAPTION_LIMIT = 65536
 """Characters of a caption that are read."""
 

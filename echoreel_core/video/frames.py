@@ -1,8 +1,9 @@
 """Reference clips: choose frames by presentation time, decode only those, resize them one by one."""
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import EchoReelError
+from .animated_webp import AnimatedWebP
 from .captions import sidecar_caption
 from .frame_choice import FrameSelection
+from .kinds import is_animated_webp
 from .reader import Source, VideoFile
 
 __all__ = [
@@ -95,7 +98,7 @@ def read_video(
     """Take frames from a video file. Memory follows the frames taken and the size of one picture, not the clip.
 
     Args:
-        source: path, or seekable binary file object, of anything PyAV opens.
+        source: path, or seekable binary file object, of anything PyAV opens; an animated WebP by path.
         selection: which frames; by default the authors' 16, every 4th from the start.
         width, height: size of the frames, pixels.
         crop: "stretch" (the authors' way), "center" (fill the frame, cut what sticks out) or "pad" (black bars).
@@ -104,6 +107,11 @@ def read_video(
         EchoReelError: one sentence saying what is wrong with the file or with what was asked of it.
     """
     selection = selection or FrameSelection()
+    if _is_webp(source):
+        with AnimatedWebP(source) as webp:
+            shape = {"width": width, "height": height, "crop": crop, "progress": progress}
+            taken = select_images(webp, webp.times, webp.end, selection, name=webp.name, **shape)
+        return replace(taken, caption=sidecar_caption(source))
     frames = _empty_frames(selection.frames, width, height, crop)
     done = 0
 
@@ -137,6 +145,9 @@ def video_length(source: Source) -> Fraction:
     Raises:
         EchoReelError: one sentence saying what is wrong with the file.
     """
+    if _is_webp(source):
+        with AnimatedWebP(source) as webp:
+            return webp.end
     with VideoFile(source) as video:
         return video.length()
 
@@ -228,6 +239,10 @@ def _rgb(picture: av.VideoFrame) -> Tensor:
     rows = torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size)[: picture.height]
     image = rows[:, : picture.width * 3].unflatten(1, (picture.width, 3))
     return torch.rot90(image, round(picture.rotation / 90) % 4)
+
+
+def _is_webp(source: Source) -> bool:
+    return isinstance(source, (str, os.PathLike)) and is_animated_webp(source)
 
 
 def _facts(video: VideoFile, picture: av.VideoFrame, rgb: Tensor) -> VideoFacts:

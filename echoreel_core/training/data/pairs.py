@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import EchoReelError
-from ...video.captions import VIDEO_SUFFIXES, name_in_words, sidecar_caption
+from ...video.captions import name_in_words, sidecar_caption
+from ...video.kinds import is_clip
 from ..config import DataSettings
 from ..loss import seed_of
 
@@ -121,7 +122,7 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
             raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}.")
     pairs = []
     for action in actions:
-        paths = sorted(path for path in action.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+        paths = sorted(path for path in action.rglob("*") if is_clip(path))
         clips = [Clip(path, sidecar_caption(path) or name_in_words(action.name)) for path in paths]
         takes = [_TAKE.search(path.stem) for path in paths]
         for clip, take in zip(clips, takes, strict=True):
