@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import os
+import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,33 @@ _TYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+def check_file(path: str | os.PathLike, kind: str) -> None:
+    """Lets pass only what can be opened and read to its end: a plain file, not a folder, pipe or device.
+
+    Args:
+        kind: what the user is to choose instead, e.g. "video".
+
+    Raises: EchoReelError, naming the file and the reason.
+    """
+    name = os.path.basename(os.fspath(path))
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb"):
+                pass
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        why = "No such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or error
+        raise EchoReelError(
+            f"{name!r} cannot be opened ({why}): check its name, place and permissions, or choose another {kind}."
+        ) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise EchoReelError(f"{name!r} cannot be opened, it is a folder: choose a {kind}.")
+    if not stat.S_ISREG(status.st_mode):
+        raise EchoReelError(f"{name!r} cannot be opened, it is a pipe or a device: choose a {kind} on a disk.")
+    if not status.st_size:
+        raise EchoReelError(f"{name!r} is empty (0 bytes), damaged or not yet written: copy or upload it again.")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ import re
 from pathlib import PurePath
 from typing import BinaryIO
 
+from ..errors import EchoReelError
+from ..files import check_file
+
 CAPTION_LIMIT = 65536
 """Characters of a caption that are read."""
 
@@ -19,9 +22,10 @@ def sidecar_caption(source: str | os.PathLike | BinaryIO) -> str:
         return ""
     path = os.path.splitext(os.fspath(source))[0] + ".txt"
     try:
+        check_file(path, "text")
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             return file.read(CAPTION_LIMIT).strip()
-    except OSError:
+    except (EchoReelError, OSError):
         return ""
 
 

@@ -2,13 +2,14 @@
 
 import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import av
 import torch
 import torch.nn.functional as F
+from av import VideoFrame
 from torch import Tensor
 
 from ..errors import EchoReelError
@@ -16,7 +17,9 @@ from .animated_webp import AnimatedWebP
 from .captions import sidecar_caption
 from .frame_choice import FrameSelection
 from .kinds import is_animated_webp
-from .reader import Source, VideoFile
+from .picture import orientation, upright_rgb
+from .reader import VideoFile
+from .source import Source
 
 __all__ = [
     "CROPS",
@@ -44,6 +47,7 @@ class VideoFacts:
     height: int
     codec: str = ""
     rotation: int = 0
+    mirrored: bool = False
     rate: Fraction | None = None
     variable_rate: bool = False
 
@@ -75,6 +79,8 @@ class VideoFrames:
             facts.append(f"{float(source.rate):.4g} fps" + (" on average, variable" if source.variable_rate else ""))
         if source.rotation:
             facts.append(f"rotated by {source.rotation} degrees")
+        if source.mirrored:
+            facts.append("mirrored")
         taken = len(times) - self.repeated
         lines = [
             f"{source.name}: {', '.join(filter(None, facts))}",
@@ -122,15 +128,17 @@ def read_video(
     with VideoFile(source) as video:
         video.scan(selection, step)
         choice = selection.choose(video.times, video.end, video.rate)
-        wanted_times = sorted(set(choice.times))
+        repeats = Counter(choice.times)
+        wanted_times = sorted(repeats)
         times, facts = [], None
         for wanted, (shown, picture) in zip(wanted_times, video.pictures(wanted_times, step), strict=True):
-            rgb = _rgb(picture)
+            rgb = upright_rgb(picture)
             if facts is None:
                 facts = _facts(video, picture, rgb)
-            aspect = video.pixel_aspect if not picture.rotation % 180 else 1 / video.pixel_aspect
+            swapped = orientation(picture)[0]
+            aspect = 1 / video.pixel_aspect if swapped else video.pixel_aspect
             frame = fit(rgb, width, height, crop, float(aspect))
-            for _ in range(choice.times.count(wanted)):
+            for _ in range(repeats[wanted]):
                 frames[done] = frame
                 times.append(shown)
                 done += 1
@@ -233,21 +241,24 @@ def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
         ) from None
 
 
-def _rgb(picture: av.VideoFrame) -> Tensor:
-    """[H, W, 3] bytes, upright."""
-    plane = picture.reformat(format="rgb24").planes[0]
-    rows = torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size)[: picture.height]
-    image = rows[:, : picture.width * 3].unflatten(1, (picture.width, 3))
-    return torch.rot90(image, round(picture.rotation / 90) % 4)
-
-
 def _is_webp(source: Source) -> bool:
     return isinstance(source, (str, os.PathLike)) and is_animated_webp(source)
 
 
-def _facts(video: VideoFile, picture: av.VideoFrame, rgb: Tensor) -> VideoFacts:
+def _facts(video: VideoFile, picture: VideoFrame, rgb: Tensor) -> VideoFacts:
     height, width = rgb.shape[:2]
-    return VideoFacts(video.name, width, height, video.codec, picture.rotation, video.rate, _variable(video.times))
+    swapped, left, up = orientation(picture)
+    mirrored = swapped ^ left ^ up
+    return VideoFacts(
+        video.name,
+        width,
+        height,
+        video.codec,
+        rotation=0 if mirrored else picture.rotation,
+        mirrored=mirrored,
+        rate=video.rate,
+        variable_rate=_variable(video.times),
+    )
 
 
 def _variable(times: Sequence[Fraction]) -> bool:
