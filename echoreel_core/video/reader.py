@@ -98,12 +98,14 @@ class VideoFile:
             # Only this file: no address is fetched, nor any file that it names.
             self._container = av.open(self._file, "r", options={"protocol_whitelist": ""})
         except (av.error.FFmpegError, OSError, ValueError):
+            self._file.found()
             raise EchoReelError(
                 f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
             ) from None
         try:
+            self._file.found()
             self._stream = self._pick_stream()
-        except EchoReelError:
+        except BaseException:
             self._container.close()
             raise
 
@@ -286,12 +288,12 @@ class VideoFile:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError):
                 packet = None
+            self._file.found()
             if packet is None or (not packet.size and packet.dts is None):
                 break
             # AVI marks a dropped frame by an empty packet, which a decoder would take for the end; where a file
             # breaks off, what is left of the last packet is flagged as corrupt.
             if packet.size and not packet.is_corrupt:
-                self._file.found()
                 yield packet
         if flush:
             last = av.Packet()

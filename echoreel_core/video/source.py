@@ -40,6 +40,7 @@ class WatchedFile:
             name = getattr(source, "name", None)
             self.name = os.path.basename(name) if isinstance(name, str) else "the video"
             self._file = source
+        self._stopped: BaseException | None = None
         self._end: int | None = None  # where the zeros begin that are the end
         self.restart()
 
@@ -50,15 +51,22 @@ class WatchedFile:
         self.found()
 
     def found(self) -> None:
-        """To be called for each packet."""
+        """To be called for each packet, and where no more comes. Raises what `step` has raised."""
         self._since = time.monotonic()
+        if self._stopped is not None:
+            raise self._stopped
 
     def read(self, size: int) -> bytes:
         """The next bytes; none at the end, and where a long search has only zeros before it."""
         now = time.monotonic()
         if now - self._asked > ASK:
             self._asked = now
-            self.step()
+            try:
+                self.step()
+            except BaseException as stopped:  # FFmpeg may take it for damage: it goes on its way in `found`
+                self._stopped = stopped
+        if self._stopped is not None:
+            return b""
         place = self._file.tell()
         if self._end is not None:
             size = min(size, max(self._end - place, 0))
