@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ..errors import EchoReelError
 from ..video.captions import caption_of_names, sidecar_caption
 from ..video.kinds import is_clip
-from .database import ELSEWHERE, VERSION, connect, format_version, plain_errors, read_facts, renew, write_facts
+from .database import ELSEWHERE, VERSION, connect, damaged, format_version, plain_errors, read_facts, renew, write_facts
 from .tables import Row, read_table
 from .words import indexed
 
@@ -176,6 +176,7 @@ class _Build:
     def __init__(
         self, db: sqlite3.Connection, name: str, kind: str, source: Path, root: Path, progress: Progress
     ) -> None:
+        self.name = name
         self.db, self.kind, self.source, self.root, self.progress = db, kind, source, root, progress
         self.added = self.changed = self.removed = self.passed_over = 0
         before = read_facts(db)
@@ -327,6 +328,8 @@ class _Build:
         new = sorted(new)
         if not (old or new):
             return
+        if not all(isinstance(caption, str) for _, caption in old):
+            raise damaged(self.name, "a caption of another type")
         db = self.db
         db.execute("BEGIN IMMEDIATE")
         try:

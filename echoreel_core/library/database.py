@@ -168,6 +168,13 @@ def _expected(version: int) -> set[tuple[str, str, str]]:
         db.close()
 
 
+def damaged(name: str, what: str) -> EchoReelError:
+    """What to raise where a library holds something that no build of ours writes."""
+    return EchoReelError(
+        f"The library {name} cannot be used, it is damaged ({what}): delete the file and build the library again."
+    )
+
+
 def read_facts(db: sqlite3.Connection) -> dict[str, str | int | float]:
     """What a build notes down: kind, source, root, complete, captions, on_disk, words_per_caption, signature."""
     return dict(db.execute("SELECT name, value FROM facts"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import EchoReelError
 from ..files import valid_text
-from .database import ELSEWHERE, TOKENIZER, connect, format_version, inside, patience, plain_errors, read_facts
+from .database import ELSEWHERE, TOKENIZER, connect, damaged, format_version, inside, patience, plain_errors, read_facts
 from .words import asked, indexed
 
 __all__ = ["Hit", "EchoReelError", "ReferenceLibrary"]
@@ -86,9 +86,7 @@ class ReferenceLibrary:
                         "where it stopped."
                     )
                 if not all(isinstance(facts.get(name), kind) for name, kind in _FACTS.items()):
-                    raise EchoReelError(
-                        f"The library {self._path.name} is damaged: delete the file and build the library again."
-                    )
+                    raise damaged(self._path.name, "facts of another type")
                 self._whole_words = format_version(self._db) == 1  # they were indexed as they are
                 self._db.execute("PRAGMA query_only = ON")
             except BaseException:
@@ -144,6 +142,8 @@ class ReferenceLibrary:
         for stem, word in spelled.items():
             found = self._db.execute("SELECT clips FROM words WHERE stem = ?", (stem,)).fetchone()
             if found:
+                if not isinstance(found[0], int) or found[0] < 1 or found[0] > self.captions:
+                    raise damaged(self._path.name, "a count of another type")
                 rarity = math.log(1 + (self.captions - found[0] + 0.5) / (found[0] + 0.5))
                 words.append(_Word(found[0], stem, word, rarity))
         return sorted(words, key=lambda word: word.clips)[:MOST_WORDS]
