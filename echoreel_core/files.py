@@ -177,7 +177,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise EchoReelError(f"{name} cannot be used: its EchoReel description is damaged ({reason(error)}).") from None
     if found_kind != kind:
-        raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
+        raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {str(found_kind)[:40]}.")
     if found_version > version:
         raise EchoReelError(
             f"{name} is of format version {found_version}, this pack reads up to {version}: update the pack."

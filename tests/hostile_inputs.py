@@ -332,7 +332,7 @@ def run_cases(first: int, count: int) -> None:
                 kind(case)
             except EchoReelError as error:
                 if "\n" in str(error) or len(str(error)) > 1000:
-                    problem = f"no short sentence: {error}"
+                    problem = f"no short sentence: {error}"[:300]
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"[:300]
             left = [path.name for path in folder.rglob("*") if path.name.endswith(".part")]

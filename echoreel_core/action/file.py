@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EchoReelError
-from ..files import read_description, read_tensors, write_safetensors
+from ..files import read_description, read_tensors, reason, write_safetensors
 from .action import Action, Reference, Segment
 
 FORMAT_VERSION = 2
@@ -62,7 +62,7 @@ def load_action(path: str | os.PathLike) -> Action:
         segments = tuple(tuple(_segment(entry) for entry in own) for own in description.get("parts", ()))
         action = Action(tuple(groups), mix_weights, str(description["adapter_id"]), str(description["host"]), segments)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise EchoReelError(f"{name} is damaged: {error} is missing or of another kind.") from None
+        raise EchoReelError(f"{name} is damaged: {reason(error)} is missing or of another kind.") from None
     _check(action, name)
     return action
 

@@ -27,7 +27,7 @@ class AnimatedWebP:
         self.name = os.path.basename(path)
         try:
             self._image = Image.open(path, formats=["WEBP"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, Image.DecompressionBombError):
             raise EchoReelError(f"{self.name!r} cannot be read as a video: it is damaged or cut off.") from None
         shown, self.times = 0, []
         for index in range(len(self)):
@@ -54,5 +54,5 @@ class AnimatedWebP:
         try:
             self._image.seek(index)
             self._image.load()
-        except (OSError, EOFError, ValueError):
+        except Exception:  # whatever damaged bytes make Pillow run into
             raise EchoReelError(f"{self.name!r} is damaged at its picture {index + 1}: export it again.") from None

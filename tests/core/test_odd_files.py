@@ -106,6 +106,7 @@ DESCRIPTIONS = {
     "deep": '{"format": "adapter", "version": 1, "training": ' + "[" * 600 + "]" * 600 + "}",
     "too deep to parse": "[" * 100_000,
     "a list": "[]",
+    "no format": '{"version": 1}',
     "a number": "3",
 }
 
@@ -199,3 +200,11 @@ def test_a_safetensors_header_without_end(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
     with pytest.raises(EchoReelError, match="cannot be read as safetensors"):
         read_state_dict(tmp_path / "a.safetensors")
+
+
+def test_a_sentence_stays_short_whatever_the_file_says(tmp_path):
+    description = json.dumps({"format": [0] * 5000, "version": 1})
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"echoreel": description})
+    with pytest.raises(EchoReelError, match="not an EchoReel adapter") as error:
+        read_description(tmp_path / "a.safetensors", "adapter", 1)
+    assert len(str(error.value)) < 200

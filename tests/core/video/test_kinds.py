@@ -37,3 +37,12 @@ def test_an_animated_webp_is_read_like_any_clip(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(EchoReelError, match=r"moving\.webp"):
         read_video(path)
+
+
+def test_a_webp_of_endless_size_is_refused(tmp_path):
+    """A header that claims 16 million by 16 million pixels."""
+    data = bytearray(write_webp(tmp_path / "a.webp", [0, 100]).read_bytes())
+    data[24:30] = b"\xff" * 6
+    (tmp_path / "a.webp").write_bytes(data)
+    with pytest.raises(EchoReelError, match=r"a\.webp"):
+        read_video(tmp_path / "a.webp")
