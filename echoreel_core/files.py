@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import math
 import os
+import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,39 @@ _TYPE_NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
 }
+DEEPEST = 32
+"""Levels of lists and objects within each other in a description; ours have seven."""
+
+
+def check_file(path: str | os.PathLike, kind: str) -> None:
+    """Lets pass only what can be opened and read to its end: a plain file, not a folder, pipe or device.
+
+    Args:
+        kind: what the user is to choose instead, e.g. "video".
+
+    Raises: EchoReelError, naming the file and the reason.
+    """
+    name = os.path.basename(os.fspath(path))
+    try:
+        status = os.stat(path)
+        if stat.S_ISREG(status.st_mode):
+            with open(path, "rb"):
+                pass
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        why = "No such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or error
+        raise EchoReelError(
+            f"{name} cannot be opened ({why}): check its name, place and permissions, or choose another {kind}."
+        ) from None
+    if stat.S_ISDIR(status.st_mode):
+        raise EchoReelError(f"{name} cannot be opened, it is a folder: choose a {kind}.")
+    if not stat.S_ISREG(status.st_mode):
+        raise EchoReelError(f"{name} cannot be opened, it is a pipe or a device: choose a {kind} on a disk.")
+    if not status.st_size:
+        raise EchoReelError(f"{name} is empty (0 bytes), damaged or not yet written: copy or upload it again.")
 
 
 @contextlib.contextmanager
@@ -76,9 +110,16 @@ def write_safetensors(
     Args:
         dtype: of the floating-point tensors in the file, or None for each its own.
 
-    Raises: EchoReelError, naming the file and the reason, where it cannot be written.
+    Raises: EchoReelError, naming the file and the reason, where it cannot be written, or a tensor is of a kind that
+        safetensors does not hold.
     """
     path = Path(path)
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in _TYPE_NAMES:
+            kind = "without values" if tensor.is_meta else f"{tensor.layout}, {tensor.dtype}".replace("torch.", "")
+            raise EchoReelError(
+                f"{path} cannot be written: the tensor {name} is of a kind that safetensors does not hold ({kind})."
+            )
 
     def stored_dtype(tensor: Tensor) -> torch.dtype:
         return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
@@ -121,6 +162,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
         or of a newer version, or the description is damaged.
     """
     name = Path(path).name
+    check_file(path, kind)
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
@@ -130,11 +172,12 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
         raise EchoReelError(f"{name} is not an EchoReel {kind}: it carries no EchoReel description.")
     try:
         description = json.loads(text)
+        _check_plain(description)
         found_kind, found_version = description["format"], int(description["version"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise EchoReelError(f"{name} cannot be used: its EchoReel description is damaged ({reason(error)}).") from None
     if found_kind != kind:
-        raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
+        raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {str(found_kind)[:40]}.")
     if found_version > version:
         raise EchoReelError(
             f"{name} is of format version {found_version}, this pack reads up to {version}: update the pack."
@@ -147,11 +190,35 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
 
     Raises: EchoReelError where the file is no complete safetensors file.
     """
+    check_file(path, "safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise EchoReelError(_unreadable(Path(path).name, error)) from None
+
+
+def valid_text(text: str) -> str:
+    """The text with ? for halves of surrogate pairs, which neither files nor libraries take."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _check_plain(description: Any) -> None:
+    """Raises ValueError where a description is nested without end or holds numbers that cannot be counted with."""
+    level = [description]
+    for _ in range(DEEPEST):
+        for value in level:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"a number is {value}")
+            if isinstance(value, int) and abs(value) > 1 << 64:
+                raise ValueError("a number has more than 64 bits")
+        inner = (
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, (dict, list))
+        )
+        level = [value for values in inner for value in values]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
 
 
 def reason(error: Exception) -> str:

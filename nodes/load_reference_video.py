@@ -12,13 +12,10 @@ from comfy_api.latest import Input, InputImpl, io
 
 from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.pixel_actions.model.files import example_clips
-from ..echoreel_core.video.animated_webp import AnimatedWebP, is_animated_webp
-from ..echoreel_core.video.frames import FrameSelection, VideoFrames, read_video, select_images, sidecar_caption
+from ..echoreel_core.video.frames import CROPS, FrameSelection, VideoFrames, read_video, select_images
+from ..echoreel_core.video.kinds import VIDEO_SUFFIXES
 
 SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
-CROPS = ["stretch", "center", "pad"]
-# Beside what the host takes for videos by its MIME type, which on some systems lacks a few of these.
-EXTENSIONS = (".apng", ".avi", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".webp")
 EXAMPLE = " [echoreel]"  # as the host's " [output]": the clip is one that comes with the pack
 NOT_CONNECTED = object()
 
@@ -39,6 +36,7 @@ class LoadReferenceVideo(io.ComfyNode):
                     "file",
                     options=_videos(),
                     upload=io.UploadType.video,
+                    extra_dict={"video_suffixes": list(VIDEO_SUFFIXES)},  # for the page
                     tooltip="The clip that shows the action. A text file of the same name beside it (clip.mp4,"
                     " clip.txt) becomes the caption.",
                 ),
@@ -123,7 +121,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "crop",
-                    options=CROPS,
+                    options=list(CROPS),
                     default="stretch",
                     tooltip="How the clip is brought to this size. 'stretch': squeezed to fit, as the released EchoReel"
                     " was trained. 'center': keeps its shape, the sides are cut off. 'pad': keeps its shape,"
@@ -190,7 +188,7 @@ class LoadReferenceVideo(io.ComfyNode):
             bar.update_absolute(done)
 
         shape = {"width": width, "height": height, "crop": crop, "progress": progress}
-        taken = read_clip(input_path(file), choice, **shape) if video is None else _from_host(video, choice, shape)
+        taken = read_video(input_path(file), choice, **shape) if video is None else _from_host(video, choice, shape)
         # No ui: on a node with a video upload a preview image breaks the preview of the clip.
         return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary())
 
@@ -202,15 +200,6 @@ def chosen_selection(
     if sampling not in SAMPLING:
         raise EchoReelError(f"The sampling {sampling!r} is unknown: use one of {', '.join(SAMPLING)}.")
     return FrameSelection(frame_count, SAMPLING[sampling], every_nth, target_fps, start, duration)
-
-
-def read_clip(path: str, selection: FrameSelection, **shape: Any) -> VideoFrames:
-    """`read_video`, also of an animated WebP. Raises: EchoReelError."""
-    if not is_animated_webp(path):
-        return read_video(path, selection, **shape)
-    with AnimatedWebP(path) as webp:
-        taken = select_images(webp, webp.times, webp.end, selection, name=webp.name, **shape)
-    return replace(taken, caption=sidecar_caption(path))
 
 
 def _from_host(video: Input.Video, selection: FrameSelection, shape: dict[str, Any]) -> VideoFrames:
@@ -226,8 +215,9 @@ def _from_host(video: Input.Video, selection: FrameSelection, shape: dict[str, A
 def _videos() -> list[str]:
     folder = folder_paths.get_input_directory()
     files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
+    # The host goes by MIME types, of which some systems lack a few.
     videos = set(folder_paths.filter_files_content_types(files, ["video"]))
-    videos.update(name for name in files if name.lower().endswith(EXTENSIONS))
+    videos.update(name for name in files if name.lower().endswith(VIDEO_SUFFIXES))
     return sorted(videos) + [name + EXAMPLE for name in example_clips()]
 
 

@@ -60,6 +60,8 @@ class AdapterConfig:
         """The config described by `to_json`. Raises: EchoReelError where an entry is missing or of another kind."""
         try:
             prism = dict(description["prism"])
+            if not isinstance(description["host"], str) or not isinstance(description.get("training", {}), dict):
+                raise TypeError("host or training")
             return cls(
                 host=description["host"],
                 prism=ActionPrismConfig(**{**prism, "grid": tuple(prism["grid"])}),
@@ -68,7 +70,7 @@ class AdapterConfig:
                 max_distance=description["max_distance"],
                 training=description.get("training", {}),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise EchoReelError(f"its description is incomplete or damaged ({error})") from None
 
 
@@ -105,20 +107,31 @@ def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tens
     """
     name = Path(path).name
     description = read_description(path, "adapter", FORMAT_VERSION)
+    weights = read_tensors(path)
     try:
         config = AdapterConfig.from_json(description)
+        # Each layer and each site has tensors of its own: what claims more would take for ever to be built.
+        if max(config.prism.depth, len(config.sites)) > len(weights):
+            raise ValueError(
+                f"it claims {config.prism.depth} layers and {len(config.sites)} sites with {len(weights)} tensors"
+            )
         with torch.device("meta"):
             expected = {key: tensor.shape for key, tensor in EchoReelAdapter(config).state_dict().items()}
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # sizes that no module can have
+    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:  # sizes that no module can have
         raise EchoReelError(f"{name} cannot be used: its description is damaged ({reason(error)}).") from None
-    weights = read_tensors(path)
     check_weights(name, weights, expected)
     return config, weights
 
 
-def check_weights(name: str, weights: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]]) -> None:
-    """Raises EchoReelError naming the first tensor that is missing, too many, or of another shape than expected."""
-    for key in [*expected, *weights]:
+def check_weights(
+    name: str, weights: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], *, others: bool = False
+) -> None:
+    """Raises EchoReelError naming the first tensor that is missing, of another shape than expected, or too many.
+
+    Args:
+        others: whether there may be more than expected.
+    """
+    for key in [*expected, *([] if others else weights)]:
         if key not in weights:
             raise EchoReelError(f"{name} is incomplete: the tensor {key} is missing.")
         if key not in expected:

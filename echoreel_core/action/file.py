@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EchoReelError
-from ..files import read_description, read_tensors, write_safetensors
+from ..files import read_description, read_tensors, reason, write_safetensors
 from .action import Action, Reference, Segment
 
 FORMAT_VERSION = 2
@@ -61,8 +61,8 @@ def load_action(path: str | os.PathLike) -> Action:
         mix_weights = tuple(float(weight) for weight in description["shares"])
         segments = tuple(tuple(_segment(entry) for entry in own) for own in description.get("parts", ()))
         action = Action(tuple(groups), mix_weights, str(description["adapter_id"]), str(description["host"]), segments)
-    except (KeyError, TypeError, ValueError) as error:
-        raise EchoReelError(f"{name} is damaged: {error} is missing or of another kind.") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise EchoReelError(f"{name} is damaged: {reason(error)} is missing or of another kind.") from None
     _check(action, name)
     return action
 
@@ -78,6 +78,8 @@ def _check(action: Action, name: str) -> None:
         raise EchoReelError(
             f"{name} is damaged: it has {len(action.groups)} groups and {len(action.mix_weights)} weights."
         )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in action.mix_weights):
+        raise EchoReelError(f"{name} is damaged: its groups are mixed with weights of {list(action.mix_weights)}.")
     if len(action.segments) != len(action.groups):
         raise EchoReelError(
             f"{name} is damaged: it has {len(action.groups)} groups and {len(action.segments)} lists of parts."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ..errors import EchoReelError
 from ..files import write_safetensors
-from ..lvdm.checkpoint import TEXT_PREFIX, VAE_PREFIX, ReleasedCheckpoint, load_released
+from ..lvdm.checkpoint import ReleasedCheckpoint, load_released
+from ..lvdm.names import TEXT_PREFIX, VAE_PREFIX
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -47,7 +49,7 @@ def convert(
     """Writes the kept tensors of a checkpoint, memory-mapped and one by one.
 
     Args:
-        source: see `authors_checkpoint.read_state_dict`.
+        source: see `checkpoint.read_state_dict`.
         target: gets all kept tensors under their released keys; without EchoReel's where these go apart.
         adapter_target: gets EchoReel's tensors as an adapter file.
         dtype: of the floating-point tensors in the files, or None for that of the source.
@@ -61,8 +63,9 @@ def convert(
         if path.exists():
             raise EchoReelError(f"{path} exists already: choose another name, or remove it first.")
         if path.suffix != ".safetensors":
-            raise EchoReelError(f"{path} is to be a safetensors file: choose a name that ends with .safetensors.")
-    if len(targets) > len({path.absolute() for path in targets}):
+            raise EchoReelError(f"{path} must be a safetensors file: choose a name that ends with .safetensors.")
+    # Folded, because on many disks capitals make no other file.
+    if len(targets) > len({os.path.realpath(path).casefold() for path in targets}):
         raise EchoReelError(f"{target} cannot hold both the base model and the adapter: choose two names.")
     checkpoint = load_released(source)
     if adapter_target is None:

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     """Runs the command; yields what it has to say, line by line. Raises: EchoReelError where it cannot be done."""
     import torch
 
-    from ..files import whole_file
+    from ..files import valid_text, whole_file
     from ..pixel_actions.model.adapted_model import generate, noise_for
     from ..pixel_actions.model.embedded import load_embedded
     from ..pixel_actions.model.latents import decode, encode
@@ -63,12 +63,17 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
 
     if arguments.strength < 0:
         raise EchoReelError(f"The strength is {arguments.strength}: use 0 (off) or more, 1 is as trained.")
+    if not -(1 << 63) <= arguments.seed < 1 << 64:
+        raise EchoReelError(f"The seed is {arguments.seed}: use a whole number from 0 to {(1 << 64) - 1}.")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise EchoReelError(f"{arguments.out} is a file: name a folder for --out.")
+    prompt = valid_text(arguments.prompt)
     source = example_clips().get(arguments.reference, Path(arguments.reference))
     taken = read_video(source, FrameSelection(frames=16, mode="even"), width=32, height=32, crop="center")
-    caption = taken.caption if arguments.caption is None else arguments.caption
+    caption = valid_text(taken.caption if arguments.caption is None else arguments.caption)
     yield f"Reference: {taken.source.name}, {caption!r}"
-    yield f"Prompt:    {arguments.prompt!r}"
-    if unknown := unknown_words(arguments.prompt):
+    yield f"Prompt:    {prompt!r}"
+    if unknown := unknown_words(prompt):
         yield f"           (the model was never taught: {', '.join(unknown)})"
     model, autoencoder = load_embedded(EMBEDDED_FILE)
     reference = taken.frames.movedim(-1, 1)[None]
@@ -78,7 +83,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"FrameSelection {name} EchoReel …"
         sampled = generate(
             model,
-            [arguments.prompt],
+            [prompt],
             noise_for(1, arguments.seed),
             *references,
             steps=arguments.steps,
@@ -89,7 +94,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     clips = {"reference": reference[0], **made}
     arguments.out.mkdir(parents=True, exist_ok=True)
     film, sheet = arguments.out / "demo.mp4", arguments.out / "demo.png"
-    write_video(film, side_by_side(clips), 8, title=arguments.prompt)
+    write_video(film, side_by_side(clips), 8, title=prompt)
     with whole_file(sheet) as temporary:
         contact_sheet(clips).save(temporary, "PNG")
     yield f"Wrote {film} and {sheet}"

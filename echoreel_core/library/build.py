@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import EchoReelError
-from ..video.captions import VIDEO_SUFFIXES, caption_of_names, sidecar_caption
-from .database import ELSEWHERE, connect, plain_errors, read_facts, write_facts
+from ..video.captions import caption_of_names, sidecar_caption
+from ..video.kinds import is_clip
+from .database import ELSEWHERE, VERSION, connect, damaged, format_version, plain_errors, read_facts, renew, write_facts
 from .tables import Row, read_table
+from .words import indexed
 
 __all__ = ["BuildReport", "ClipFile", "EchoReelError", "build_library", "walk_clips"]
 
@@ -39,7 +41,8 @@ class BuildReport:
     Attributes:
         captions: how many it holds, of which `on_disk` have their clip.
         added, changed, removed: what this build did.
-        passed_over: clips in the folder that could not be taken (names that are no text).
+        passed_over: clips and folders that could not be taken: links, names that are no text.
+        renewed: whether it was in an older format and was built anew.
     """
 
     captions: int
@@ -48,6 +51,7 @@ class BuildReport:
     changed: int
     removed: int
     passed_over: int
+    renewed: bool = False
 
     def summary(self) -> str:
         """The figures in a readable line or two."""
@@ -57,7 +61,12 @@ class BuildReport:
         else:
             lines.append("Nothing has changed since the last build.")
         if self.passed_over:
-            lines.append(f"{self.passed_over:,} files or folders were passed over: they cannot be read.")
+            lines.append(
+                f"{self.passed_over:,} files or folders were passed over: they are links, or cannot be read. Move the "
+                "clips themselves into the folder."
+            )
+        if self.renewed:
+            lines.append("The library was in an older format and was built anew.")
         return "\n".join(lines)
 
 
@@ -113,7 +122,7 @@ class ClipFile(NamedTuple):
 def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[ClipFile | None]:
     """The clips in a folder and the folders in it; None for what cannot be read.
 
-    Links are not followed: they may lead out of the folder, or in circles.
+    Links are not followed, and count as what cannot be read: they may lead out of the folder, or in circles.
 
     Args:
         step: called for each folder; what it raises stops the walk.
@@ -133,12 +142,15 @@ def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[
             if entry.name.startswith("."):
                 continue
             path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_symlink() and (entry.is_dir() or is_clip(entry.name)):
+                yield None
+                continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(path)
                 continue
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() not in VIDEO_SUFFIXES or entry.name not in files:
+            if entry.name not in files or not is_clip(entry.path):
                 continue
+            stem = os.path.splitext(entry.name)[0]
             text = files.get(f"{stem}.txt")
             try:
                 path.encode()
@@ -164,6 +176,7 @@ class _Build:
     def __init__(
         self, db: sqlite3.Connection, name: str, kind: str, source: Path, root: Path, progress: Progress
     ) -> None:
+        self.name = name
         self.db, self.kind, self.source, self.root, self.progress = db, kind, source, root, progress
         self.added = self.changed = self.removed = self.passed_over = 0
         before = read_facts(db)
@@ -176,6 +189,15 @@ class _Build:
                 f"The library {name} was built from {before['source']}: give the one from {source.name} another name, "
                 f"or delete {name} first."
             )
+        # Held until the end: a second build of the same library is told that this one is at work.
+        db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("BEGIN IMMEDIATE")
+        self.renewed = bool(before) and format_version(db) < VERSION
+        if self.renewed:
+            renew(db)
+            self.complete, self.signature = False, None
+        else:
+            db.execute("COMMIT")
         for pragma in ("journal_mode = TRUNCATE", "synchronous = NORMAL", "secure_delete = OFF", "cache_size = -65536"):
             db.execute(f"PRAGMA {pragma}")
         db.execute("CREATE TEMP TABLE files (path TEXT PRIMARY KEY, stem TEXT, stamp TEXT, texted INTEGER)")
@@ -202,7 +224,7 @@ class _Build:
             complete=1,
         )
         self.db.execute("COMMIT")
-        return BuildReport(*counts, self.added, self.changed, self.removed, self.passed_over)
+        return BuildReport(*counts, self.added, self.changed, self.removed, self.passed_over, self.renewed)
 
     # ── what is there ──
 
@@ -306,16 +328,21 @@ class _Build:
         new = sorted(new)
         if not (old or new):
             return
+        if not all(isinstance(caption, str) for _, caption in old):
+            raise damaged(self.name, "a caption of another type")
         db = self.db
         db.execute("BEGIN IMMEDIATE")
         try:
             if self.complete or not read_facts(db):
                 write_facts(db, kind=self.kind, source=self.source.name, complete=0)
                 self.complete = False
-            db.executemany("INSERT INTO captions(captions, rowid, caption) VALUES ('delete', ?, ?)", old)
+            gone = ((id, indexed(caption)) for id, caption in old)
+            db.executemany("INSERT INTO captions(captions, rowid, caption) VALUES ('delete', ?, ?)", gone)
             db.executemany("DELETE FROM clips WHERE id = ?", ((id,) for id, _ in old))
             db.executemany("INSERT INTO clips VALUES (?, ?, ?, ?, ?)", new)
-            db.executemany("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (clip[:2] for clip in new))
+            db.executemany(
+                "INSERT INTO captions(rowid, caption) VALUES (?, ?)", ((clip.id, indexed(clip.caption)) for clip in new)
+            )
         except BaseException:
             db.execute("ROLLBACK")
             raise

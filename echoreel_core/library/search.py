@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EchoReelError
-from .database import ELSEWHERE, TOKENIZER, connect, inside, plain_errors, read_facts
+from ..files import valid_text
+from .database import ELSEWHERE, TOKENIZER, connect, damaged, format_version, inside, patience, plain_errors, read_facts
+from .words import asked, indexed
 
 __all__ = ["Hit", "EchoReelError", "ReferenceLibrary"]
 
 CANDIDATES = 500
 """How many captions with a clip on disk, and how many without, are ranked: where more hold all the words, the first in
 the library."""
+LONGEST_QUERY = 1 << 20
+"""Characters of a query that are read."""
 MOST_WORDS = 16
 """The rarest so many words of a query count."""
 K1, B = 1.2, 0.75
@@ -55,6 +59,9 @@ class _Word:
     rarity: float
 
 
+_FACTS = {"captions": int, "on_disk": int, "root": str, "words_per_caption": (int, float)}
+
+
 class ReferenceLibrary:
     """A finished library, for searching. Close it, or use it as a context manager.
 
@@ -71,12 +78,16 @@ class ReferenceLibrary:
         with plain_errors(self._path):
             self._db = connect(self._path)
             try:
-                facts = read_facts(self._db)
+                with patience(self._db):
+                    facts = read_facts(self._db)
                 if not facts.get("complete"):
                     raise EchoReelError(
                         f"The library {self._path.name} is half built: run Build Reference Library again, it goes on "
                         "where it stopped."
                     )
+                if not all(isinstance(facts.get(name), kind) for name, kind in _FACTS.items()):
+                    raise damaged(self._path.name, "facts of another type")
+                self._whole_words = format_version(self._db) == 1  # they were indexed as they are
                 self._db.execute("PRAGMA query_only = ON")
             except BaseException:
                 self._db.close()
@@ -104,7 +115,7 @@ class ReferenceLibrary:
 
         Raises: EchoReelError where the query has no words, or the library is damaged.
         """
-        with plain_errors(self._path):
+        with plain_errors(self._path), patience(self._db):
             words = self._words(query)
             if not words:
                 return []
@@ -124,13 +135,15 @@ class ReferenceLibrary:
 
     def _words(self, query: str) -> list[_Word]:
         """The query's words that the library knows, the rarest first."""
-        spelled = self._text.words(query)
+        spelled = self._text.words(query if self._whole_words else asked(query))
         if not spelled:
             raise EchoReelError("There is no word to search for: write what happens in the clip, e.g. jumping.")
         words = []
         for stem, word in spelled.items():
             found = self._db.execute("SELECT clips FROM words WHERE stem = ?", (stem,)).fetchone()
             if found:
+                if not isinstance(found[0], int) or found[0] < 1 or found[0] > self.captions:
+                    raise damaged(self._path.name, "a count of another type")
                 rarity = math.log(1 + (self.captions - found[0] + 0.5) / (found[0] + 0.5))
                 words.append(_Word(found[0], stem, word, rarity))
         return sorted(words, key=lambda word: word.clips)[:MOST_WORDS]
@@ -144,14 +157,20 @@ class ReferenceLibrary:
                 "WHERE captions MATCH ? AND captions.rowid >= ? AND captions.rowid < ? ORDER BY captions.rowid LIMIT ?",
                 (expression, first, end, CANDIDATES),
             )
-            found.update((id, rest) for id, *rest in rows)
+            found.update((id, tuple(map(_as_text, rest))) for id, *rest in rows)
             if len(found) >= CANDIDATES:
                 break
         if not found:
             return []
-        scores = self._text.scores([caption for caption, _, _ in found.values()], words, self._mean_words)
+        cut = str if self._whole_words else indexed
+        scores = self._text.scores([cut(caption) for caption, _, _ in found.values()], words, self._mean_words)
         ranked = sorted(zip(scores, found.values(), strict=True), key=lambda match: -match[0])
         return [(score, *rest) for score, rest in ranked]
+
+
+def _as_text(value: object) -> str | None:
+    """What a library holds, where it comes from somebody else perhaps of another type."""
+    return value if value is None or isinstance(value, str) else repr(value)[:100]
 
 
 def _expressions(words: Sequence[_Word]) -> list[str]:
@@ -175,11 +194,10 @@ class _Text:
 
     def words(self, query: str) -> dict[str, str]:
         """Stem → first spelling (lower case, no accents, letters and digits only) of each word, in their order."""
-        self._hold([query.encode("utf-8", "replace").decode("utf-8")], "spelled", "stemmed")
-        return {
-            stem: self._db.execute("SELECT term FROM spelled_words WHERE offset = ?", (place,)).fetchone()[0]
-            for stem, place in self._db.execute("SELECT term, min(offset) FROM stemmed_words GROUP BY term ORDER BY 2")
-        }
+        self._hold([valid_text(query[:LONGEST_QUERY])], "spelled", "stemmed")
+        spelled = dict(self._db.execute("SELECT offset, term FROM spelled_words"))
+        stems = self._db.execute("SELECT term, min(offset) FROM stemmed_words GROUP BY term ORDER BY 2")
+        return {stem: spelled[place] for stem, place in stems}
 
     def scores(self, captions: Sequence[str], words: Iterable[_Word], mean_length: float) -> list[float]:
         """BM25 of each caption; `mean_length`: words per caption in the whole library."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from ..errors import EchoReelError
+from ..files import check_file, valid_text
 from ..video.captions import CAPTION_LIMIT
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -62,6 +63,7 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
     read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json_lines}.get(path.suffix.lower())
     if read is None:
         raise EchoReelError(f"{path.name} is no caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
+    check_file(path, "caption table")
     try:
         with open(path, "rb") as raw:
             text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
@@ -73,7 +75,7 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
 
 
 def _csv(text: TextIO, path: Path) -> Iterator[Row]:
-    lines = (line.replace("\0", "") for line in text)
+    lines = (line.replace("\0", "") for line in _lines(text, path))
     reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     try:
         header = [name.strip().lower() for name in next(reader, [])]
@@ -89,8 +91,18 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
         raise EchoReelError(f"{path.name} is damaged at line {reader.line_num:,} ({error}).") from None
 
 
+def _lines(text: TextIO, path: Path) -> Iterator[str]:
+    """Line by line; a file cut off may go on with zeros, without any end of a line."""
+    number = 0
+    while line := text.readline(_LARGEST):
+        number += 1
+        if len(line) == _LARGEST and not line.endswith("\n"):
+            raise EchoReelError(f"{path.name} is damaged or cut off: line {number:,} has no end.")
+        yield line
+
+
 def _json_lines(text: TextIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(text, start=1):
+    for number, line in enumerate(_lines(text, path), start=1):
         if line.strip():
             try:
                 entry = json.loads(line)
@@ -147,8 +159,6 @@ def _first(keys: tuple[str, ...], among: Any) -> str | None:
 
 def _row(caption: str, link: str, file: str, id: str) -> Row:
     # JSON may hold halves of surrogate pairs, which no database takes
-    return Row(*(_storable(text) for text in (caption.strip()[:CAPTION_LIMIT], link.strip(), file.strip(), id.strip())))
-
-
-def _storable(text: str) -> str:
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+    return Row(
+        *(valid_text(text) for text in (caption.strip()[:CAPTION_LIMIT], link.strip(), file.strip(), id.strip()))
+    )

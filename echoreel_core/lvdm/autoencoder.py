@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..action.adapter import check_weights
 from ..errors import EchoReelError
+from ..files import reason
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class AutoencoderConfig:
 
     @classmethod
     def from_state_dict(cls, weights: dict[str, Tensor]) -> AutoencoderConfig:
-        """Read the sizes off the tensors. Raises EchoReelError where a needed tensor is missing."""
+        """Read the sizes off the tensors.
+
+        Raises: EchoReelError naming the first tensor that is missing or of another shape than the others tell.
+        """
         try:
             channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
             latent_channels = weights["post_quant_conv.weight"].shape[1]
@@ -41,10 +46,16 @@ class AutoencoderConfig:
             while (key := f"encoder.down.{levels}.block.0.conv1.weight") in weights:
                 multipliers.append(weights[key].shape[0] // channels)
                 levels += 1
+            blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in weights for i in range(16))
+            config = cls(channels, tuple(multipliers), blocks, latent_channels, image_channels)
+            with torch.device("meta"):
+                expected = {key: tensor.shape for key, tensor in Autoencoder(config).state_dict().items()}
         except KeyError as error:
             raise EchoReelError(f"The checkpoint's image autoencoder lacks {error}; the file is incomplete.") from None
-        blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in weights for i in range(16))
-        return cls(channels, tuple(multipliers), blocks, latent_channels, image_channels)
+        except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
+            raise EchoReelError(f"The checkpoint's image autoencoder is of another kind ({reason(error)}).") from None
+        check_weights("The checkpoint's image autoencoder", weights, expected, others=True)
+        return config
 
     def ddconfig(self) -> dict[str, Any]:
         """The same sizes as Stable Diffusion's `ddconfig`."""

@@ -8,7 +8,6 @@ safetensors conversions of any of them are read by the same function.
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,52 +19,14 @@ from torch import Tensor, nn
 from ..action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig, check_weights
 from ..action.prism import ActionPrismConfig
 from ..errors import EchoReelError
-from ..files import read_tensors, reason
-from .unet import LVDMConfig, LVDMUNet, from_released
-
-UNET_PREFIX = "model.diffusion_model."
-VAE_PREFIX = "first_stage_model."
-TEXT_PREFIX = "cond_stage_model."
-PRISM_PREFIX = "video_inject_process."
+from ..files import check_file, read_tensors, reason
+from .names import PRISM_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX, adapter_from_released, unet_from_released
+from .torch_file import read_torch_file
+from .unet import LVDMConfig, LVDMUNet
 
 _IMPOSSIBLE_SIZES = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
 """What is raised where tensors have sizes or numbers of axes that the model's cannot have."""
 _NEVER_RUN = re.compile(r"\.(video_inject_attn3|video_inject_norm6|latent_to_S)\.")
-_LAYER_NAMES = {
-    "attn1.": "spatial.",
-    "attn1_tmp.": "temporal.",
-    "attn2.": "text.",
-    "attn2_tmp.": "temporal_2.",
-    **{f"norm{2 * i + 1}.": f"norms.{i}." for i in range(4)},
-    **{f"norm{2 * i + 2}.": f"feed_forward_norms.{i}." for i in range(4)},
-    **{f"ff{i + 1}.net.0.proj.": f"feed_forwards.{i}.proj_in." for i in range(4)},
-    **{f"ff{i + 1}.net.2.": f"feed_forwards.{i}.proj_out." for i in range(4)},
-}
-
-
-class _Inert:
-    """Stands in for a class of the trainer: takes anything, keeps nothing, does nothing."""
-
-    def __init__(self, *_args, **_kwargs) -> None: ...
-
-    def __setstate__(self, _state) -> None: ...
-
-
-class _InertDict:
-    """Stands in for a kind of dictionary: an empty plain one, which torch lets the file fill."""
-
-    def __new__(cls, *_args) -> dict:
-        return {}
-
-
-# What trainers leave in their files beside tensors. All of it is replaced by stand-ins; the list only tells a file
-# with a trainer's state from one that was made to do harm, so that the user hears of the latter.
-_TRAINER_NAMES = re.compile(
-    r"(deepspeed|pytorch_lightning|lightning|lightning_fabric|omegaconf|numpy|pathlib|torch\.optim)\."
-    r"|argparse\.Namespace$|typing\.Any$|collections\.defaultdict$"
-    r"|(builtins|__builtin__)\.(bool|bytes|dict|float|int|list|object|slice|str|tuple)$"
-)
-_DICTIONARIES = ("AttributeDict", "defaultdict")
 
 
 @dataclass
@@ -102,18 +63,16 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
     Raises: EchoReelError, naming the file and the reason, where it is damaged, not a checkpoint, or wants code to run.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise EchoReelError(f"{path.name} cannot be opened ({error.strerror}): check its name and place.") from None
+    check_file(path, "checkpoint")
+    with open(path, "rb") as file:
+        start = file.read(9)
     left_out: list[str] = []
     if start[8:] == b"{":
         content = read_tensors(path)
     elif start.startswith((b"PK", b"\x80")):
-        if path.suffix == ".safetensors":  # torch.load would go by the name
+        if path.suffix == ".safetensors":  # the host goes by the name
             raise EchoReelError(f"{path.name} is a torch file under a safetensors name: rename it to end with .pt.")
-        content = _unpickle(path, zipped=start.startswith(b"PK"))
+        content = read_torch_file(path)
     else:
         raise EchoReelError(
             f"{path.name} is neither a safetensors nor a torch file, or it is damaged: download it again."
@@ -121,41 +80,13 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
     if isinstance(content, Mapping):
         for entry in ("module", "state_dict"):
             if isinstance(content.get(entry), Mapping):
-                left_out = [str(key) for key in content if key != entry]
+                left_out = [key for key in content if isinstance(key, str) and key != entry]
                 content = content[entry]
                 break
     if not isinstance(content, Mapping):
         raise EchoReelError(f"{path.name} is no model checkpoint: it holds no dictionary of tensors.")
-    return _strip_wrapper({str(key): value for key, value in content.items() if isinstance(value, Tensor)}), left_out
-
-
-def _unpickle(path: Path, zipped: bool) -> object:
-    """Reads a torch file with torch's restricted unpickler, every name the trainer left in it replaced by a stand-in.
-
-    `zipped` is the format since torch 1.6; the older one can neither be searched for names nor be memory-mapped.
-    """
-    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        raise EchoReelError(
-            f"{path.name} cannot be read safely with PyTorch {torch.__version__}: update PyTorch to 2.6 or newer, or "
-            "use a safetensors file."
-        )
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
-        foreign = sorted(name for name in names if not _TRAINER_NAMES.match(name))
-        if not foreign:
-            stand_ins = [(_InertDict if name.endswith(_DICTIONARIES) else _Inert, name) for name in names]
-            with torch.serialization.safe_globals(stand_ins):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError:  # its message tells how to run the code all the same
-        foreign = ["or is damaged"]
-    except Exception as error:  # whatever a damaged file makes torch run into
-        raise EchoReelError(
-            f"{path.name} cannot be read, it is incomplete or damaged: download it again ({reason(error)})."
-        ) from None
-    raise EchoReelError(
-        f"{path.name} was not loaded, because it wants to run code ({', '.join(foreign[:3])}): "
-        "use the file of the authors, or a safetensors file."
-    )
+    weights = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return _strip_wrapper(weights), left_out
 
 
 def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -203,7 +134,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
     if not unet:
         raise EchoReelError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
     echoreel = {key: value for key, value in unet.items() if "video_inject_" in key}
-    base = from_released({key: value for key, value in unet.items() if key not in echoreel})
+    base = unet_from_released({key: value for key, value in unet.items() if key not in echoreel})
     try:
         unet_config = LVDMConfig.from_state_dict(base)
         with torch.device("meta"):
@@ -222,7 +153,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
             raise EchoReelError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
         except _IMPOSSIBLE_SIZES as error:
             raise EchoReelError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
-        adapter = _adapter_weights(echoreel, adapter_config)
+        adapter = adapter_from_released(echoreel, [site.name for site in adapter_config.sites])
         check_weights(name, adapter, expected)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -282,31 +213,6 @@ def _adapter_config(weights: Mapping[str, Tensor], unet: LVDMConfig) -> AdapterC
         max_distance=shape(f"{layer}.relative_position_k.embeddings_table")[0] // 2,
         training={"frames": prism.max_frames},
     )
-
-
-def _adapter_weights(weights: Mapping[str, Tensor], config: AdapterConfig) -> dict[str, Tensor]:
-    """Renames the released EchoReel tensors to those of `EchoReelAdapter`; views, not copies."""
-    site_index = {site.name: index for index, site in enumerate(config.sites)}
-    return {_adapter_key(key, site_index): value for key, value in weights.items()}
-
-
-def _adapter_key(key: str, site_index: Mapping[str, int]) -> str:
-    key = key.replace("to_out.0.", "to_out.")
-    key = re.sub(r"relative_position_([kv])\.embeddings_table", r"position_\1", key)
-    if not key.startswith(PRISM_PREFIX):
-        site, _, rest = key.rpartition(".video_inject_")
-        rest = rest.removeprefix("attn3_tmp.").replace("norm7.", "norm.")
-        return f"attentions.{site_index.get(site, site)}.{rest}"
-    key = key.removeprefix(PRISM_PREFIX)
-    heads = {"input_to_latent.": "text_in.", "video_to_latent.": "latent_in.", "latent_to_T.": "out."}
-    for old, new in heads.items():
-        if key.startswith(old):
-            return f"prism.{new}{key.removeprefix(old)}"
-    _, index, rest = key.split(".", 2)
-    for old, new in _LAYER_NAMES.items():
-        if rest.startswith(old):
-            return f"prism.layers.{index}.{new}{rest.removeprefix(old)}"
-    return f"prism.{key}"
 
 
 def build(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

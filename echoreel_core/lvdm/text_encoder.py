@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..action.adapter import check_weights
 from ..errors import EchoReelError
+from ..files import reason
 
 HEAD_DIM = 64
 """Width of an attention head in every CLIP text model; a narrower model has one head."""
@@ -27,18 +29,27 @@ class TextConfig:
 
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, Tensor]) -> TextConfig:
-        """Reads the sizes off tensors named `text_model.…`. Raises: EchoReelError naming what is missing."""
+        """Reads the sizes off tensors named `text_model.…`.
+
+        Raises: EchoReelError naming the first that is missing or of another shape than the others tell.
+        """
         try:
             vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
-            return cls(
+            config = cls(
                 vocabulary=vocabulary,
                 width=width,
                 depth=sum(1 for key in weights if key.endswith(".layer_norm1.weight")),
                 tokens=weights["text_model.embeddings.position_embedding.weight"].shape[0],
                 feed_forward=weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
             )
+            with torch.device("meta"):
+                expected = {key: tensor.shape for key, tensor in CLIPTextEncoder(config).state_dict().items()}
         except KeyError as missing:
             raise EchoReelError(f"This is not a CLIP text encoder: it has no tensor named {missing}.") from None
+        except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
+            raise EchoReelError(f"This is not a CLIP text encoder ({reason(error)}).") from None
+        check_weights("The text encoder", weights, expected, others=True)
+        return config
 
 
 class CLIPTextLayer(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EchoReelError
+from ..files import valid_text
 
 LENGTH = 77
 SPLIT = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -55,7 +56,7 @@ def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], Tensor]:
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         ids = torch.full((len(texts), LENGTH), end)
-        for row, encoding in zip(ids, tokenizer.encode_batch(list(texts)), strict=True):
+        for row, encoding in zip(ids, tokenizer.encode_batch([valid_text(text) for text in texts]), strict=True):
             tokens = [start, *encoding.ids[: LENGTH - 2]]
             row[: len(tokens)] = torch.tensor(tokens)
         return ids

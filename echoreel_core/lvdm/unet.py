@@ -2,13 +2,12 @@
 
 Hidden states are frames in the batch, [B·T, C, H, W], in channels-last memory: a frame's convolution is a plain 2-D
 one, and the transformer's token view [B, T, H·W, C] costs nothing. Parameter names are those of the released
-checkpoint, but for shortened `to_out`, `ff` and relative-position names (`rename_key`).
+checkpoint, but for shortened `to_out`, `ff` and relative-position names (names.py).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
@@ -83,31 +82,6 @@ class LVDMConfig:
                 f"This LVDM UNet has {res_blocks} residual blocks per level; equal counts are supported."
             )
         return config
-
-
-def rename_key(key: str) -> str:
-    """The name in this module of a tensor of the released UNet (its `model.diffusion_model.` prefix removed)."""
-    key = (
-        key.replace("to_out.0.", "to_out.")
-        .replace("ff.net.0.proj.", "ff.proj_in.")
-        .replace("ff.net.2.", "ff.proj_out.")
-    )
-    return re.sub(r"relative_position_([kv])\.embeddings_table", r"position_\1", key)
-
-
-def from_released(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the released UNet's tensors and drops the kernels' time axis of length one; views, not copies.
-
-    The 3-D convolutions have a 1 x 3 x 3 kernel, a frame's 2-D one, and the 1 x 1 x 1 ones of the transformers are
-    linear layers.
-    """
-
-    def reshape(key: str, weight: Tensor) -> Tensor:
-        if weight.dim() != 5:
-            return weight
-        return weight.flatten(1) if ".proj_" in key else weight.squeeze(2)
-
-    return {rename_key(key): reshape(key, weight) for key, weight in weights.items()}
 
 
 def timestep_embedding(timesteps: Tensor, dim: int) -> Tensor:

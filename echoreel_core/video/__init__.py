@@ -1,1 +1,1 @@
-"""Reading the frames and the caption of a clip, and writing a clip. Imports nothing of the pack."""
+"""Reading the frames and the caption of a clip, and writing a clip. Imports `files`."""

@@ -3,9 +3,7 @@
 import os
 from fractions import Fraction
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..errors import EchoReelError
 
@@ -23,11 +21,13 @@ class AnimatedWebP:
         EchoReelError: it, or a picture of it, cannot be decoded.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | os.PathLike) -> None:
+        from PIL import Image  # the host's; reading other clips does without
+
         self.name = os.path.basename(path)
         try:
             self._image = Image.open(path, formats=["WEBP"])
-        except (OSError, ValueError):
+        except (OSError, ValueError, Image.DecompressionBombError):
             raise EchoReelError(f"{self.name!r} cannot be read as a video: it is damaged or cut off.") from None
         shown, self.times = 0, []
         for index in range(len(self)):
@@ -41,7 +41,8 @@ class AnimatedWebP:
 
     def __getitem__(self, index: int) -> torch.Tensor:
         self._seek(index)
-        return torch.from_numpy(np.array(self._image.convert("RGB")))
+        picture = self._image.convert("RGB")
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(picture.height, picture.width, 3)
 
     def __enter__(self) -> "AnimatedWebP":
         return self
@@ -53,12 +54,5 @@ class AnimatedWebP:
         try:
             self._image.seek(index)
             self._image.load()
-        except (OSError, EOFError, ValueError):
+        except Exception:  # whatever damaged bytes make Pillow run into
             raise EchoReelError(f"{self.name!r} is damaged at its picture {index + 1}: export it again.") from None
-
-
-def is_animated_webp(path: str) -> bool:
-    """By content: the flag for animation in the file's extended header."""
-    with open(path, "rb") as file:
-        head = file.read(21)
-    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20:21] and head[20] & 2)

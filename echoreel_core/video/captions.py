@@ -9,10 +9,8 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from ..errors import EchoReelError
+from ..files import check_file
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}" for name in "apng avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()
-)
 CAPTION_LIMIT = 65536
 """Characters of a caption that are read."""
 
@@ -30,9 +28,10 @@ def sidecar_caption(source: str | os.PathLike | BinaryIO, strict: bool = False) 
         return ""
     path = os.path.splitext(os.fspath(source))[0] + ".txt"
     try:
+        check_file(path, "text")
         with open(path, "rb") as file:
             content = file.read(4 * CAPTION_LIMIT)
-    except OSError:
+    except (EchoReelError, OSError):
         return ""
     utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     decoder = codecs.getincrementaldecoder("utf-16" if utf_16 else "utf-8-sig")("strict" if strict else "replace")

@@ -95,10 +95,10 @@ class FrameSelection:
         to hold the beginning of a frame gives the frame on screen.
         """
         begin, until = self.span(end)
-        low = bisect_left(times, begin - TOLERANCE)
-        high = len(times) if until >= end else bisect_left(times, until - TOLERANCE)
+        low = _first_from(times, begin)
+        high = len(times) if until >= end else _first_from(times, until)
         if high <= low:
-            low = max(bisect_right(times, begin + TOLERANCE) - 1, 0)
+            low = _on_screen(times, begin)
             high = low + 1
         inside = times[low:high]
         first, last = inside[0], inside[-1]
@@ -112,8 +112,8 @@ class FrameSelection:
                 step = 1 / Fraction(self.fps).limit_denominator(10000)
             wanted = [first + i * step for i in range(self.frames)]
             if self.mode == "fps":
-                wanted = [t for t in wanted if t < until - TOLERANCE] or [first]
-            picked = [inside[bisect_right(inside, t + TOLERANCE) - 1] for t in wanted]
+                wanted = [t for t in wanted if t < until - min(TOLERANCE, step / 2)] or [first]
+            picked = [inside[_on_screen(inside, t)] for t in wanted]
 
         if self.mode == "fps":
             fps = self.fps
@@ -123,6 +123,23 @@ class FrameSelection:
             fps = float(rate / (self.every_nth if self.mode == "every_nth" else 1)) if rate else 1.0
         repeated = self.frames - len(picked)
         return Choice(tuple(picked + picked[-1:] * repeated), fps, repeated)
+
+
+def _first_from(times: Sequence[Fraction], time: Fraction) -> int:
+    """The first frame that begins at `time` or later, or up to `TOLERANCE` before where that is the nearest one."""
+    index = bisect_left(times, time)
+    early = time - times[index - 1] if index else TOLERANCE + 1
+    late = times[index] - time if index < len(times) else TOLERANCE + 1
+    return index - 1 if early <= TOLERANCE and early < late else index
+
+
+def _on_screen(times: Sequence[Fraction], time: Fraction) -> int:
+    """The frame on screen at `time`, or the next where it begins within `TOLERANCE` and is the nearer one."""
+    index = bisect_right(times, time)
+    if index < len(times) and times[index] - time <= TOLERANCE:
+        if not index or times[index] - time < time - times[index - 1]:
+            return index
+    return max(index - 1, 0)
 
 
 @dataclass(frozen=True)

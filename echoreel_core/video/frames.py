@@ -1,19 +1,25 @@
 """Reference clips: choose frames by presentation time, decode only those, resize them one by one."""
 
+import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import av
 import torch
 import torch.nn.functional as F
+from av import VideoFrame
 from torch import Tensor
 
 from ..errors import EchoReelError
+from .animated_webp import AnimatedWebP
 from .captions import sidecar_caption
 from .frame_choice import CROPS, FrameSelection
-from .reader import Source, VideoFile
+from .kinds import is_animated_webp
+from .picture import orientation, upright_rgb
+from .reader import VideoFile
+from .source import Source
 
 __all__ = [
     "CROPS",
@@ -39,6 +45,7 @@ class VideoFacts:
     height: int
     codec: str = ""
     rotation: int = 0
+    mirrored: bool = False
     rate: Fraction | None = None
     variable_rate: bool = False
 
@@ -70,6 +77,8 @@ class VideoFrames:
             facts.append(f"{float(source.rate):.4g} fps" + (" on average, variable" if source.variable_rate else ""))
         if source.rotation:
             facts.append(f"rotated by {source.rotation} degrees")
+        if source.mirrored:
+            facts.append("mirrored")
         taken = len(times) - self.repeated
         lines = [
             f"{source.name}: {', '.join(filter(None, facts))}",
@@ -93,7 +102,7 @@ def read_video(
     """Take frames from a video file. Memory follows the frames taken and the size of one picture, not the clip.
 
     Args:
-        source: path, or seekable binary file object, of anything PyAV opens.
+        source: path, or seekable binary file object, of anything PyAV opens; an animated WebP by path.
         selection: which frames; by default the authors' 16, every 4th from the start.
         width, height: size of the frames, pixels.
         crop: "stretch" (the authors' way), "center" (fill the frame, cut what sticks out) or "pad" (black bars).
@@ -102,6 +111,11 @@ def read_video(
         EchoReelError: one sentence saying what is wrong with the file or with what was asked of it.
     """
     selection = selection or FrameSelection()
+    if _is_webp(source):
+        with AnimatedWebP(source) as webp:
+            shape = {"width": width, "height": height, "crop": crop, "progress": progress}
+            taken = select_images(webp, webp.times, webp.end, selection, name=webp.name, **shape)
+        return replace(taken, caption=sidecar_caption(source))
     frames = _empty_frames(selection.frames, width, height, crop)
     done = 0
 
@@ -112,15 +126,17 @@ def read_video(
     with VideoFile(source) as video:
         video.scan(selection, step)
         choice = selection.choose(video.times, video.end, video.rate)
-        wanted_times = sorted(set(choice.times))
+        repeats = Counter(choice.times)
+        wanted_times = sorted(repeats)
         times, facts = [], None
         for wanted, (shown, picture) in zip(wanted_times, video.pictures(wanted_times, step), strict=True):
-            rgb = _rgb(picture)
+            rgb = upright_rgb(picture)
             if facts is None:
                 facts = _facts(video, picture, rgb)
-            aspect = video.pixel_aspect if not picture.rotation % 180 else 1 / video.pixel_aspect
+            swapped = orientation(picture)[0]
+            aspect = 1 / video.pixel_aspect if swapped else video.pixel_aspect
             frame = fit(rgb, width, height, crop, float(aspect))
-            for _ in range(choice.times.count(wanted)):
+            for _ in range(repeats[wanted]):
                 frames[done] = frame
                 times.append(shown)
                 done += 1
@@ -135,6 +151,9 @@ def video_length(source: Source) -> Fraction:
     Raises:
         EchoReelError: one sentence saying what is wrong with the file.
     """
+    if _is_webp(source):
+        with AnimatedWebP(source) as webp:
+            return webp.end
     with VideoFile(source) as video:
         return video.length()
 
@@ -220,17 +239,24 @@ def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
         ) from None
 
 
-def _rgb(picture: av.VideoFrame) -> Tensor:
-    """[H, W, 3] bytes, upright."""
-    plane = picture.reformat(format="rgb24").planes[0]
-    rows = torch.frombuffer(plane, dtype=torch.uint8).view(-1, plane.line_size)[: picture.height]
-    image = rows[:, : picture.width * 3].unflatten(1, (picture.width, 3))
-    return torch.rot90(image, round(picture.rotation / 90) % 4)
+def _is_webp(source: Source) -> bool:
+    return isinstance(source, (str, os.PathLike)) and is_animated_webp(source)
 
 
-def _facts(video: VideoFile, picture: av.VideoFrame, rgb: Tensor) -> VideoFacts:
+def _facts(video: VideoFile, picture: VideoFrame, rgb: Tensor) -> VideoFacts:
     height, width = rgb.shape[:2]
-    return VideoFacts(video.name, width, height, video.codec, picture.rotation, video.rate, _variable(video.times))
+    swapped, left, up = orientation(picture)
+    mirrored = swapped ^ left ^ up
+    return VideoFacts(
+        video.name,
+        width,
+        height,
+        video.codec,
+        rotation=0 if mirrored else picture.rotation,
+        mirrored=mirrored,
+        rate=video.rate,
+        variable_rate=_variable(video.times),
+    )
 
 
 def _variable(times: Sequence[Fraction]) -> bool:

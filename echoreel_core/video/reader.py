@@ -5,20 +5,19 @@ nearest keyframe before each of them, so that the cost depends on what is taken 
 """
 
 import os
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import av
+from av.video.frame import PictureType
 
 from ..errors import EchoReelError
 from .frame_choice import TOLERANCE, FrameSelection
-
-Source = str | os.PathLike | BinaryIO
-Step = Callable[[], None]
-Shown = tuple[Fraction, av.VideoFrame]  # (shown from, seconds since the first frame; picture)
+from .source import Source, Step, WatchedFile
+from .stretch import Shown, Stretch
 
 
 class Key(NamedTuple):
@@ -54,10 +53,14 @@ class VideoFile:
     """
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self._file = WatchedFile(source)
+        self.name = self._file.name
         self._threads = min(THREADS, os.cpu_count() or 1)
-        self.name = _name(source)
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self._file.close()
+            raise
         stream = self._stream
         self.rate = stream.average_rate or stream.guessed_rate or None
         # Raw streams have no times at all and AVI none that survive B-frames: there the n-th frame out is the n-th.
@@ -73,6 +76,7 @@ class VideoFile:
 
     def __exit__(self, *_: object) -> None:
         self._close()
+        self._file.close()
 
     @property
     def title(self) -> str:
@@ -89,29 +93,19 @@ class VideoFile:
         return self._stream.sample_aspect_ratio or Fraction(1)
 
     def _open(self) -> None:
-        source = self._source
-        if isinstance(source, (str, os.PathLike)):
-            source = os.fspath(source)
-            if os.path.isdir(source):
-                raise EchoReelError(f"{source!r} is a folder: choose a video file.")
-            if os.path.isfile(source) and not os.path.getsize(source):
-                raise EchoReelError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
-            if os.path.exists(source) and not os.access(source, os.R_OK):
-                raise EchoReelError(f"{self.name!r} may not be read: check the file's permissions.")
-        else:
-            source.seek(0)
+        self._file.restart()
         try:
-            # Only local files: no address is fetched.
-            self._container = av.open(source, options={"protocol_whitelist": "file"})
-        except FileNotFoundError:
-            raise EchoReelError(f"There is no file {source!r}: choose an existing video.") from None
+            # Only this file: no address is fetched, nor any file that it names.
+            self._container = av.open(self._file, "r", options={"protocol_whitelist": ""})
         except (av.error.FFmpegError, OSError, ValueError):
+            self._file.found()
             raise EchoReelError(
                 f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
             ) from None
         try:
+            self._file.found()
             self._stream = self._pick_stream()
-        except EchoReelError:
+        except BaseException:
             self._container.close()
             raise
 
@@ -128,7 +122,7 @@ class VideoFile:
         if not videos:
             what = "only sound" if streams.audio else "no pictures"
             raise EchoReelError(f"{self.name!r} holds {what}: choose a file with a video track.")
-        stream = videos[0]
+        stream = next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
         if stream.codec_context is None:
             raise EchoReelError(
                 f"{self.name!r} uses a video codec that cannot be decoded here: convert it to H.264 (mp4)."
@@ -143,6 +137,7 @@ class VideoFile:
         Raises:
             EchoReelError: there are no frames.
         """
+        self._file.step = step
         start, count, until = selection.reach()
         time_base, rate = self._stream.time_base, self.rate or Fraction(25)
         shown: list[int] = []  # pts, in decoding order
@@ -167,7 +162,7 @@ class VideoFile:
             if latest is None or pts > latest:
                 latest, lasting = pts, packet.duration or 0
             first = pts if first is None else min(first, pts)
-            inside += (pts - first) * time_base >= start - TOLERANCE
+            inside += (pts - first) * time_base >= start
             if count is not None and inside >= count + REORDER:
                 break
             if until is not None and packet.dts is not None and (packet.dts - first) * time_base > until + TOLERANCE:
@@ -222,6 +217,7 @@ class VideoFile:
         Raises:
             EchoReelError: a chosen frame cannot be decoded.
         """
+        self._file.step = step
         run = None
         for wanted in times:
             self._wanted = wanted
@@ -229,7 +225,7 @@ class VideoFile:
             if run is None or (key is not None and run.position is not None and key.time > run.position):
                 run = self._run(key, step)
             found = run.advance(wanted)
-            if not _close(found, wanted):
+            if not self._stands_for(found, wanted):
                 # Once more the plain way: with several threads an error also takes frames beside it.
                 self._threads = 1
                 run = self._run(None, step)
@@ -238,12 +234,17 @@ class VideoFile:
                 raise EchoReelError(
                     f"No picture of {self.name!r} can be decoded, though it is a video: convert it to H.264 (mp4)."
                 )
-            if not _close(found, wanted):
+            if not self._stands_for(found, wanted):
                 raise EchoReelError(
                     f"{self.name!r} is damaged at {float(wanted):.3f} s, where a frame is to be taken:"
                     " choose another start or duration, or export the clip again."
                 )
             yield found
+
+    def _stands_for(self, found: Shown | None, wanted: Fraction) -> bool:
+        """Whether it is the frame wanted, or the one just before and as good as it."""
+        before = self.times[max(bisect_left(self.times, wanted) - 1, 0)]
+        return found is not None and found[0] >= before and wanted - found[0] <= STAND_IN
 
     def _key_before(self, time: Fraction) -> Key | None:
         """The last keyframe shown at or before `time`, unless decoding has to begin at the beginning."""
@@ -252,13 +253,13 @@ class VideoFile:
         index = bisect_right(self._keys, time, key=lambda key: key.time) - 1
         return self._keys[index] if index > 0 else None
 
-    def _run(self, key: Key | None, step: Step) -> "_Run":
+    def _run(self, key: Key | None, step: Step) -> Stretch:
         packets = self._seek(key) if key is not None else None
         if packets is None:
             self._close()
             self._open()
             packets = self._packets(flush=True)
-        return _Run(self._shown(packets), step)
+        return Stretch(self._shown(packets), step)
 
     def _seek(self, key: Key) -> Iterator[av.Packet] | None:
         """Packets from exactly `key` on; None where the container cannot get there.
@@ -287,6 +288,7 @@ class VideoFile:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError):
                 packet = None
+            self._file.found()
             if packet is None or (not packet.size and packet.dts is None):
                 break
             # AVI marks a dropped frame by an empty packet, which a decoder would take for the end; where a file
@@ -299,7 +301,8 @@ class VideoFile:
             yield last
 
     def _shown(self, packets: Iterator[av.Packet]) -> Iterator[Shown]:
-        """Decode: frames in the order they are shown, each with its time. Undecodable packets are passed over.
+        """Decode: frames in the order they are shown, each with its time. Passed over are packets that cannot be
+        decoded, pictures with a hole that the decoder has filled by guessing, and those made from such pictures.
 
         Well before the frame wanted next, H.264 frames that no other frame refers to are left out. (In HEVC that
         flag only speaks for frames of the same temporal layer.)
@@ -307,6 +310,7 @@ class VideoFile:
         context = self._stream.codec_context
         can_skip = not self._by_order and self.codec == "h264"
         ordered = iter(self.times) if self._by_order else None
+        guessed = False
         for packet in packets:
             if can_skip and packet.pts is not None:
                 far = (packet.pts - self._origin) * self._stream.time_base < self._wanted - STAND_IN
@@ -314,45 +318,19 @@ class VideoFile:
             try:
                 frames = packet.decode()
             except (av.error.FFmpegError, OSError):
+                guessed = guessed or not packet.is_disposable
                 continue
             for frame in frames:
                 if ordered is not None:
                     time = next(ordered, None)
                     if time is None:
                         return
-                    yield time, frame
                 elif frame.pts is not None:
-                    yield (frame.pts - self._origin) * self._stream.time_base, frame
-
-
-class _Run:
-    """One stretch of decoding, forwards. `position` is the time of the last frame decoded."""
-
-    def __init__(self, frames: Iterator[Shown], step: Step) -> None:
-        self._frames, self._step = frames, step
-        self._current = self._next = None
-        self.position: Fraction | None = None
-
-    def advance(self, time: Fraction) -> Shown | None:
-        """The frame on screen at `time`, which may not go back."""
-        while True:
-            if self._next is None:
-                self._next = next(self._frames, None)
-                self._step()
-                if self._next is None:
-                    return self._current
-                self.position = self._next[0]
-            if self._next[0] > time + TOLERANCE:
-                return self._current
-            self._current, self._next = self._next, None
-
-
-def _close(found: Shown | None, wanted: Fraction) -> bool:
-    return found is not None and wanted - found[0] <= STAND_IN
-
-
-def _name(source: Source) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.path.basename(os.fspath(source))
-    name = getattr(source, "name", None)
-    return os.path.basename(name) if isinstance(name, str) else "the video"
+                    time = (frame.pts - self._origin) * self._stream.time_base
+                else:
+                    continue
+                guessed = guessed and not frame.key_frame
+                if not (guessed or frame.is_corrupt):
+                    yield time, frame
+                elif frame.pict_type != PictureType.B:
+                    guessed = True

@@ -10,7 +10,7 @@ from av.video.reformatter import Colorspace
 from torch import Tensor
 
 from ..errors import EchoReelError
-from ..files import whole_file
+from ..files import valid_text, whole_file
 
 ENCODERS = {"libx264": {"crf": "18"}, "libopenh264": {}, "mpeg4": {"qscale": "2"}}
 BT709 = 1  # of ColorPrimaries, ColorTrc and Colorspace alike
@@ -45,7 +45,7 @@ def _encode(path: str, frames: Tensor, rate: Fraction, title: str) -> None:
     encoder = next(name for name in ENCODERS if name in av.codecs_available)
     with av.open(path, "w", format="mp4", options={"movflags": "faststart"}) as container:
         if title:
-            container.metadata["title"] = title
+            container.metadata["title"] = valid_text(title)
         stream = container.add_stream(encoder, rate=rate, options=ENCODERS[encoder])
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         context = stream.codec_context

@@ -13,9 +13,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ...echoreel_core.video.animated_webp import AnimatedWebP, is_animated_webp
-from ...echoreel_core.video.frames import VideoFrames, video_length
-from ..load_reference_video import chosen_selection, input_path, read_clip
+from ...echoreel_core.video.frames import read_video, video_length
+from ..load_reference_video import chosen_selection, input_path
 
 SIDE = 192
 """Pixels along a square frame of the picture; other shapes have the same area."""
@@ -42,10 +41,10 @@ def frame_preview(values: dict[str, Any], step: Callable[[int, int], None]) -> d
         *(values[name] for name in ("start", "duration", "frame_count", "sampling", "every_nth", "target_fps"))
     )
     width, height = _cell(values["width"], values["height"], sampling.frames)
-    taken = read_clip(path, sampling, width=width, height=height, crop=values["crop"], progress=step)
+    taken = read_video(path, sampling, width=width, height=height, crop=values["crop"], progress=step)
     columns = math.ceil(math.sqrt(sampling.frames))
     return {
-        "length": _length(path, taken),
+        "length": float(max(video_length(path), taken.times[-1])),
         "rate": float(taken.source.rate) if taken.source.rate else None,
         "times": [float(time) for time in taken.times],
         "repeated": taken.repeated,
@@ -59,15 +58,6 @@ def _cell(width: int, height: int, count: int) -> tuple[int, int]:
     """Size of a frame in the picture, never larger than the frame itself."""
     scale = min(math.sqrt(min(SIDE**2, PIXELS / count) / (width * height)), 1)
     return max(int(width * scale), 1), max(int(height * scale), 1)
-
-
-def _length(path: str, taken: VideoFrames) -> float:
-    if not is_animated_webp(path):
-        length = video_length(path)
-    else:
-        with AnimatedWebP(path) as webp:
-            length = webp.end
-    return float(max(length, taken.times[-1]))
 
 
 def _picture(frames: Tensor, columns: int) -> str:

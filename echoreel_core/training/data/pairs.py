@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import EchoReelError
-from ...video.captions import VIDEO_SUFFIXES, name_in_words, sidecar_caption
+from ...video.captions import name_in_words, sidecar_caption
+from ...video.kinds import is_clip
 from ..config import DataSettings
 from ..loss import seed_of
 
@@ -163,7 +164,7 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
         paths = sorted(
             path
             for path in action.rglob("*")
-            if path.suffix.lower() in VIDEO_SUFFIXES and not any(map(_is_left_over, path.relative_to(action).parts))
+            if is_clip(path) and not any(map(_is_left_over, path.relative_to(action).parts))
         )
         clips = [Clip(path, sidecar_caption(path, strict=True) or name_in_words(action.name)) for path in paths]
         takes = [_TAKE.search(path.stem) for path in paths]

@@ -239,7 +239,7 @@ def test_absolute_paths_in_a_table(tmp_path, clips):
     "name, text, words",
     [
         ("t.csv", "a,b\n1,2\n", "no column of captions"),
-        ("t.csv", "", "no column of captions"),
+        ("t.csv", "", "is empty"),
         ("t.csv", 'name\n"' + "x" * 200000, "damaged at line"),
         ("t.csv", "name\n", "holds no captions"),
         ("t.json", '{"a": 1}', "no list"),
@@ -461,7 +461,7 @@ def test_other_and_damaged_files(tmp_path):
     newer = tmp_path / "newer.sqlite"
     newer.write_bytes(good.read_bytes())
     db = sqlite3.connect(newer)
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 3")
     db.close()
     refused("newer.sqlite", "update the pack")
     with pytest.raises(EchoReelError, match=r"no library none\.sqlite"):

@@ -177,14 +177,15 @@ def test_the_gradient_is_scaled_down_to_the_limit_and_no_further():
         host = toy_model()
         trainer = Trainer(host, toy_adapter(host), ToyPairs(), TrainingSettings(steps=1, clip_gradient=limit))
         gradients = []
-        trainer.optimizer.register_step_pre_hook(
-            lambda optimizer, *_: gradients.extend(
-                parameter.grad.clone()
-                for group in optimizer.param_groups
-                for parameter in group["params"]
-                if parameter.grad is not None
+        for part in trainer.optimizer.parts:
+            part.register_step_pre_hook(
+                lambda optimizer, *_: gradients.extend(
+                    parameter.grad.clone()
+                    for group in optimizer.param_groups
+                    for parameter in group["params"]
+                    if parameter.grad is not None
+                )
             )
-        )
         return trainer.train_step().gradient_norm, gradients
 
     norm, free = step(0.0)

@@ -368,7 +368,7 @@ def test_one_frame_is_repeated(tmp_path):
 
 
 def test_files_that_are_no_video(tmp_path):
-    assert "no file" in refused(tmp_path / "none.mp4")
+    assert "No such file" in refused(tmp_path / "none.mp4")
     assert "folder" in refused(tmp_path)
     (tmp_path / "empty.mp4").touch()
     assert "empty" in refused(tmp_path / "empty.mp4")
@@ -456,7 +456,7 @@ def test_no_address_is_fetched():
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert "cannot be read" in refused(f"http://127.0.0.1:{server.server_port}/a.mp4")
+        assert "cannot be opened" in refused(f"http://127.0.0.1:{server.server_port}/a.mp4")
     finally:
         server.shutdown()
         server.server_close()

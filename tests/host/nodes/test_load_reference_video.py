@@ -251,3 +251,10 @@ def test_progress_reaches_the_bar(node, folder, monkeypatch):
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: seen.append((value, total)))
     run(node)
     assert seen[-1] == (4, 4)
+
+
+def test_the_page_is_told_the_suffixes_of_the_core(pack, node):
+    from echoreel_pack.echoreel_core.video.kinds import VIDEO_SUFFIXES
+
+    _, told = node.INPUT_TYPES()["required"]["file"]
+    assert tuple(told["video_suffixes"]) == VIDEO_SUFFIXES

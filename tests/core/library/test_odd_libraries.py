@@ -1,0 +1,214 @@
+"""Libraries that are old, made to do harm or built by two at once; captions without spaces; endless tables."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from echoreel_core.errors import EchoReelError
+from echoreel_core.library import database
+from echoreel_core.library.build import build_library
+from echoreel_core.library.search import ReferenceLibrary
+
+TEXTS = {
+    "zh": "女孩在公园里跳绳",
+    "ja": "犬が走っているところ",
+    "ko": "강아지가 공원에서 달린다",
+    "th": "เด็กกำลังกระโดดเชือก",
+    "wide": "ＪＵＭＰＩＮＧ over a ﬁeld",
+    "half": "ﾈｺが寝る",
+    "en": "a dog jumps",
+}
+
+
+def make_clips(folder, texts):
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.mp4").touch()
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def found(library, query) -> set[str]:
+    with ReferenceLibrary(library) as opened:
+        return {hit.file.removesuffix(".mp4") for hit in opened.search(query, 25)}
+
+
+QUERIES = {
+    "跳绳": {"zh"},
+    "绳": {"zh"},
+    "公园": {"zh"},
+    "绳跳": set(),
+    "走って": {"ja"},
+    "犬": {"ja"},
+    "공원": {"ko"},
+    "달": {"ko"},
+    "กระโดด": {"th"},
+    "เด็ก": {"th"},
+    "กิ": set(),
+    "jumping": {"wide", "en"},
+    "ｊｕｍｐ": {"wide", "en"},
+    "field": {"wide"},
+    "ネコ": {"half"},
+    "dog 跳绳": {"en", "zh"},
+}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_words_in_scripts_without_spaces(tmp_path, query):
+    library = tmp_path / "l.sqlite"
+    build_library(library, make_clips(tmp_path / "clips", TEXTS))
+    assert found(library, query) == QUERIES[query]
+
+
+def test_such_captions_can_be_changed_and_removed(tmp_path):
+    library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
+    build_library(library, clips)
+    (clips / "zh.txt").write_text("男孩在海边游泳", encoding="utf-8")
+    (clips / "ja.mp4").unlink()
+    build_library(library, clips)
+    assert (found(library, "跳绳"), found(library, "游泳"), found(library, "犬")) == (set(), {"zh"}, set())
+    build_library(tmp_path / "new.sqlite", clips)
+    words = [
+        sqlite3.connect(path).execute("SELECT * FROM words ORDER BY 1").fetchall() for path in tmp_path.glob("*.sqlite")
+    ]
+    assert words[0] == words[1]
+
+
+def write_old(path, source) -> None:
+    """A finished library in the format that had no cutting up."""
+    db = sqlite3.connect(path)
+    db.executescript(
+        database._SCHEMA.replace(database._CONTENT[2], database._CONTENT[1]).replace("version = 2", "version = 1")
+    )
+    for id, (name, text) in enumerate(TEXTS.items(), start=1):
+        db.execute("INSERT INTO clips VALUES (?, ?, '', ?, 'x')", (id, text, f"{name}.mp4"))
+        db.execute("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (id, text))
+    db.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, captions, row)")
+    db.execute("INSERT INTO words SELECT term, doc FROM temp.v")
+    facts = {
+        "kind": "folder",
+        "source": source.name,
+        "root": str(source),
+        "captions": len(TEXTS),
+        "on_disk": len(TEXTS),
+    }
+    database.write_facts(db, **facts, words_per_caption=3.0, signature="x", complete=1)
+    db.commit()
+    db.close()
+
+
+def test_a_library_in_the_old_format_is_read_and_then_built_anew(tmp_path):
+    library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
+    write_old(library, clips)
+    assert found(library, "jumping") == {"en"} and found(library, "跳绳") == set()
+    report = build_library(library, clips)
+    assert report.captions == len(TEXTS) and "older format" in report.summary()
+    assert found(library, "jumping") == {"en", "wide"} and found(library, "跳绳") == {"zh"}
+    assert "older format" not in build_library(library, clips).summary()
+
+
+def test_two_builds_of_a_new_library_at_once(tmp_path):
+    clips = make_clips(tmp_path / "clips", {f"jump{i}": f"jump number {i}" for i in range(300)})
+    answers = []
+
+    def build():
+        try:
+            answers.append(build_library(tmp_path / "l.sqlite", clips).captions)
+        except EchoReelError as error:
+            answers.append(str(error))
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 300 in answers
+    assert all(answer == 300 or "in use" in answer for answer in answers), answers
+    assert build_library(tmp_path / "l.sqlite", clips).captions == 300
+
+
+HARM = {
+    "a view without end": [
+        "DROP TABLE words",
+        "CREATE VIEW words AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+        "SELECT 'jump' AS stem, max(i) AS clips FROM n",
+    ],
+    "a trigger": ["CREATE TRIGGER t AFTER INSERT ON clips BEGIN DELETE FROM facts; END"],
+    "facts of other types": ["UPDATE facts SET value = x'00' WHERE name = 'words_per_caption'"],
+    "no root": ["DELETE FROM facts WHERE name = 'root'"],
+    "a table too many": ["CREATE TABLE other (a)"],
+}
+
+
+@pytest.mark.parametrize("name", HARM)
+def test_a_library_made_to_do_harm_is_refused_at_once(tmp_path, name):
+    library = tmp_path / "l.sqlite"
+    build_library(library, make_clips(tmp_path / "clips", TEXTS))
+    db = sqlite3.connect(library)
+    for statement in HARM[name]:
+        db.execute(statement)
+    db.commit()
+    db.close()
+    begin = time.perf_counter()
+    with pytest.raises(EchoReelError, match=r"l\.sqlite"):
+        found(library, "jump")
+    assert time.perf_counter() - begin < 5
+
+
+def test_captions_of_other_types_are_shown_as_text(tmp_path):
+    library = tmp_path / "l.sqlite"
+    build_library(library, make_clips(tmp_path / "clips", {"a": "a jump"}))
+    db = sqlite3.connect(library)
+    db.execute("UPDATE clips SET caption = x'00ff', link = 3")
+    db.commit()
+    db.close()
+    with ReferenceLibrary(library) as opened:
+        assert [(hit.caption, hit.link) for hit in opened.search("jump")] == [(r"b'\x00\xff'", "3")]
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["a\0b.sqlite", "x" * 300 + ".sqlite", "folder.sqlite"])
+def test_names_that_no_library_can_have(tmp_path, name):
+    (tmp_path / "folder.sqlite").mkdir()
+    clips = make_clips(tmp_path / "clips", {"a": "a jump"})
+    before = sorted(os.listdir(tmp_path))
+    for act in (lambda: ReferenceLibrary(tmp_path / name), lambda: build_library(tmp_path / name, clips)):
+        with pytest.raises(EchoReelError, match=r"choose another name"):
+            act()
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_linked_clips_are_counted(tmp_path):
+    clips = make_clips(tmp_path / "clips", {"a": "a jump"})
+    (clips / "b.mp4").symlink_to(clips / "a.mp4")
+    (clips / "more").symlink_to(tmp_path)
+    (clips / "notes.md").symlink_to(clips / "a.txt")
+    report = build_library(tmp_path / "l.sqlite", clips)
+    assert (report.captions, report.passed_over) == (1, 2) and "they are links" in report.summary()
+
+
+# Tables and queries without end
+
+
+@pytest.mark.parametrize("name, start", [("t.csv", "name\na jump\n"), ("t.jsonl", '{"name": "a jump"}\n')])
+def test_a_line_without_end(tmp_path, name, start):
+    """4 GB of zeros, which take no place on the disk."""
+    (tmp_path / name).write_text(start)
+    os.truncate(tmp_path / name, 4 << 30)
+    with pytest.raises(EchoReelError, match=r"line \d has no end"):
+        build_library(tmp_path / "l.sqlite", tmp_path / name)
+
+
+def test_a_query_of_ten_thousand_words(tmp_path):
+    library = tmp_path / "l.sqlite"
+    build_library(library, make_clips(tmp_path / "clips", TEXTS))
+    begin = time.process_time()
+    assert found(library, " ".join(f"word{i}" for i in range(10_000)) + " jump") == {"en", "wide"}
+    assert time.process_time() - begin < 3
