@@ -9,6 +9,7 @@ from . import (
     apply_echoreel,
     combine_actions,
     compare,
+    follow_motion,
     load_echoreel,
     load_reference_video,
     preview_action,
@@ -34,6 +35,7 @@ class EchoReelExtension(ComfyExtension):
             train_echoreel,
             preview_action,
             compare,
+            follow_motion,
         )
         return [node for module in modules for node in module.NODES]
 
