@@ -12,6 +12,7 @@ from . import (
     follow_motion,
     load_echoreel,
     load_reference_video,
+    place_reference,
     preview_action,
     reference_library,
     save_load_action,
@@ -36,6 +37,7 @@ class EchoReelExtension(ComfyExtension):
             preview_action,
             compare,
             follow_motion,
+            place_reference,
         )
         return [node for module in modules for node in module.NODES]
 

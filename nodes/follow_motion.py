@@ -16,7 +16,7 @@ from .sampling.guidance import GuidancePatch
 
 MOTION, MOTION_AND_PLACE = "motion only", "motion and place"
 FOLLOW = [MOTION, MOTION_AND_PLACE]
-FULL = 0.9
+FULL = 1.6
 """How far a strength of 1 moves each value of the latents in all, at a deviation of 1."""
 
 
@@ -53,8 +53,8 @@ class FollowMotion(io.ComfyNode):
                     max=3.0,
                     step=0.01,
                     tooltip=(
-                        "How firmly the video follows the clip. Above about 1.3 the clip itself begins to show in "
-                        "shapes, and soon it is copied; less leaves the model more of its own ideas; 0 leaves it "
+                        "How firmly the video follows the clip. Well above 1 the shapes of the clip itself begin to "
+                        "show, and soon it is copied. Less leaves the model more of its own ideas, 0 leaves it "
                         "entirely alone."
                     ),
                 ),
@@ -68,7 +68,7 @@ class FollowMotion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end_percent",
-                    default=0.3,
+                    default=0.33,
                     min=0.0,
                     max=1.0,
                     step=0.001,
@@ -120,7 +120,7 @@ def follow_motion(
     frames: Tensor,
     strength: float = 1.0,
     start_percent: float = 0.0,
-    end_percent: float = 0.3,
+    end_percent: float = 0.33,
     follow: str = MOTION,
     mask: Tensor | None = None,
 ):

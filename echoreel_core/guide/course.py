@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from .gradient import MotionLoss
@@ -18,22 +17,22 @@ from .gradient import MotionLoss
 
 @dataclass(frozen=True)
 class Fade:
-    """How the strength is spread over the run: it falls in a straight line from its start to 0 at its end.
+    """How the strength is spread over the run: full in the first half of its range, then in a straight line to 0.
 
     Attributes:
         start, end: share of the model's whole way from noise to a video, 0 to 1.
     """
 
     start: float = 0.0
-    end: float = 0.3
+    end: float = 0.33
 
     def share(self, begin: float, finish: float) -> float:
         """The share of the whole strength that falls between two places of the way."""
         return self._until(finish) - self._until(begin)
 
     def _until(self, place: float) -> float:
-        left = 1 - min(max((place - self.start) / (self.end - self.start), 0.0), 1.0)
-        return 1 - left**2
+        done = min(max((place - self.start) / (self.end - self.start), 0.0), 1.0)
+        return (done - max(done - 0.5, 0.0) ** 2) / 0.75
 
 
 @dataclass

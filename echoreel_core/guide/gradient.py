@@ -62,13 +62,14 @@ class MotionLoss:
 
 
 def moving_region(reference: Tensor, full: float = 0.5) -> Tensor:
-    """Where a reference moves, 0 to 1, [B, 1, 1, H, W]: how far a place is ever from what it shows most of the time.
+    """Where what moves in a reference is at each moment, 0 to 1, [B, 1, T, H, W].
 
-    A reference that stands still moves nowhere, so guidance within the region leaves the model alone.
+    It is how far a place is from what it shows most of the time. The rest of the picture is left to the model, and a
+    reference that stands still leaves it everything.
 
     Args:
         reference: [B, C, T, H, W].
         full: mean distance over the channels from which on a place counts in full.
     """
     usual = reference.median(2, keepdim=True).values
-    return ((reference - usual).abs().mean(1, keepdim=True).amax(2, keepdim=True) / full).clamp(0, 1)
+    return ((reference - usual).abs().mean(1, keepdim=True) / full).clamp(0, 1)

@@ -92,7 +92,9 @@ class GuidancePatch:
     moving_only: bool
     mask: Tensor | None = None
 
-    def outer_sample(self, executor: Any, noise: Tensor, latents: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs):
+    def outer_sample(
+        self, executor: Any, noise: Tensor, latents: Tensor, sampler: Any, sigmas: Tensor, *args, **kwargs
+    ):
         """OUTER_SAMPLE wrapper: encodes the reference at the size that is sampled, before the model is loaded."""
         guider = executor.class_obj
         place = schedule_places(guider.model_patcher.get_model_object("model_sampling"))

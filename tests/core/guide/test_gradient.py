@@ -64,10 +64,10 @@ def test_one_reference_serves_a_batch():
         assert torch.equal(whole[row : row + 1], MotionLoss().gradient(x[row : row + 1], r))
 
 
-def test_the_region_is_where_something_passes_by():
+def test_the_region_is_where_something_is_that_moves():
     r = latents(1, 4, 1, 6, 6, seed=9).repeat(1, 1, 8, 1, 1)
     assert not moving_region(r).any()
     r[:, :, 3, 2, 4] += 2.0
     region = moving_region(r)
-    assert region.shape == (1, 1, 1, 6, 6)
-    assert region[..., 2, 4] == 1 and region.sum() == 1
+    assert region.shape == (1, 1, 8, 6, 6)
+    assert region[0, 0, 3, 2, 4] == 1 and region.sum() == 1

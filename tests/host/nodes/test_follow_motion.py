@@ -1,6 +1,5 @@
 """Follow Motion on every model family of this host, and on models that the pack knows nothing of."""
 
-import comfy.model_management
 import pytest
 import tiny_models
 import torch
