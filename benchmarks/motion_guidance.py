@@ -3,8 +3,8 @@
     python benchmarks/motion_guidance.py --device cuda --clips 200 \\
         --grid '{"strength": [0.9, 1.2, 1.5], "end": [0.3, 0.4]}' --arms echoreel still
 
-Every combination of the grid is a row; keys are those of `evaluation.guided.Guidance`, values that are not named are its
-defaults. It needs torch, einops and safetensors alone.
+Every combination of the grid is a row; keys are those of `evaluation.guided.Guidance`, what is not named is as there by
+default. It needs torch, einops and safetensors alone.
 """
 
 from __future__ import annotations

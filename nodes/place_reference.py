@@ -72,7 +72,9 @@ class PlaceReference(io.ComfyNode):
                     min=-8.0,
                     max=8.0,
                     step=0.05,
-                    tooltip="2 is twice as fast, 0.5 half as fast. Below 0 the clip runs backwards, 0 holds its first frame.",
+                    tooltip=(
+                        "2 is twice as fast, 0.5 half as fast. Below 0 it runs backwards, 0 holds its first frame."
+                    ),
                 ),
                 io.Combo.Input(
                     "repeat",

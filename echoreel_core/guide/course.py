@@ -1,8 +1,9 @@
 """How guidance moves a sampling run: what it keeps from step to step, whatever the sampler.
 
-Every sampler follows dx/dσ = (x − clean(x, σ)) / σ. Where the noise of x is changed by n, x + σ · n follows it as well,
-so that a sampler can hold x while the model is shown x + σ · n: it gets the model's own prediction of the moved latents,
-never an altered one, and its history stays that of one smooth run. With Euler this equals moving x after the step.
+Every sampler follows dx/dσ = (x − clean(x, σ)) / σ. Where the noise of x is changed by n, x + σ · n follows it as
+well, so that a sampler can hold x while the model is shown x + σ · n: it gets the model's own prediction of the moved
+latents, never an altered one, and its history stays that of one smooth run. With Euler this equals moving x after the
+step.
 """
 
 from __future__ import annotations

@@ -71,5 +71,5 @@ def moving_region(reference: Tensor, full: float = 0.5) -> Tensor:
         reference: [B, C, T, H, W].
         full: mean distance over the channels from which on a place counts in full.
     """
-    usual = reference.median(2, keepdim=True).values
+    usual = reference.contiguous().median(2, keepdim=True).values  # of expanded tensors torch's median is wrong
     return ((reference - usual).abs().mean(1, keepdim=True) / full).clamp(0, 1)

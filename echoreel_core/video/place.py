@@ -1,4 +1,4 @@
-"""A reference clip with its subject elsewhere: cropped, moved, scaled, mirrored, at another speed, before a blurred ground.
+"""A reference clip with its subject elsewhere: cropped, moved, scaled, mirrored, retimed, before a blurred ground.
 
 Methods without an adapter keep the place and pace of the reference, so it is the reference that is moved.
 """
@@ -53,6 +53,7 @@ def place(frames: Tensor, placement: Placement, subject: Tensor | None = None) -
     Args:
         subject: [T, H, W], 0 to 1: whom to follow; where not given, what differs from what a place mostly shows.
     """
+    frames = frames.contiguous()  # of expanded tensors torch's median is wrong
     subject = moving_parts(frames) if subject is None else subject
     at = frames_at(len(frames), placement.speed, placement.repeat)
     if placement.stays and placement.background == KEPT:

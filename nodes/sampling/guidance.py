@@ -1,7 +1,7 @@
 """Guidance by a reference clip inside a sampling run of any video model.
 
-The sampler's own x is never touched, nor what the model predicts: see `echoreel_core.guide.course`. What a run keeps lies
-in the run's model options; the patch itself never changes.
+The sampler's own x is never touched, nor what the model predicts: see `echoreel_core.guide.course`. What a run keeps
+lies in the run's model options; the patch itself never changes.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class GuidancePatch:
         clip = layout.read(torch.empty(noise.shape, device="meta"))
         if clip.shape[2] < 2:
             raise EchoReelError(
-                "Follow Motion needs a clip, the latents hold a single frame: make an empty latent video of more frames."
+                "Follow Motion needs a clip, the latents hold a single frame: use an empty latent video of more."
             )
         device = patcher.load_device
         reference = self._reference(patcher, clip.shape).to(device, torch.float32)

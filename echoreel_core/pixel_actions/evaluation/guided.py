@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,20 @@ from torch import Tensor
 
 from ...guide.course import Course, Fade
 from ...guide.gradient import MotionLoss, moving_region
+from ...lvdm.autoencoder import Autoencoder
 from ...lvdm.ddim import alphas_cumprod, ddim_sample
+from ...video.place import BLURRED, Placement, place
+from ..model.adapted_model import noise_for
 from ..model.base_model import BaseModel
+from ..model.latents import decode, encode
+from ..world.actions import UNSEEN
+from ..world.clips import RESOLUTION
 from ..world.words import ids
+from .judge import Judge
+from .table import AT_ONCE, MEASURES, SEED, balanced, interval, measure, references, row
+from .tracker import background_of, track, trajectory_correlation
+
+ARMS = ("guided", "guided_wrong", "guided_still", "guided_shuffled", "guided_moved")
 
 
 @dataclass(frozen=True)
@@ -69,3 +81,46 @@ def generate_guided(
     latents = ddim_sample(predict, noise, steps)
     rest = course.rest(sigmas[0].item())
     return latents if rest is None else latents + rest * alphas[0].item() ** 0.5
+
+
+@torch.inference_mode()
+def evaluate_guided(
+    base: BaseModel,
+    autoencoder: Autoencoder,
+    judge: Judge,
+    count: int = 200,
+    steps: int = 25,
+    guidance: float = 2.0,
+    progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict]:
+    """`{"unseen/guided": {measure: [mean, low, high], …, "clips": n}, …}`, on the clips and noise of the other arms.
+
+    "guided_moved" has the mirrored reference before a blurred background, and the path that counts is the mirrored one.
+    """
+    clips = balanced(tuple(UNSEEN), count, SEED)
+    result = {}
+    for arm in ARMS:
+        kind = {"guided": "echoreel", "guided_moved": "echoreel"}.get(arm, arm.removeprefix("guided_"))
+        others, shown = references(kind, clips, torch.Generator().manual_seed(SEED))
+        if arm == "guided_moved":
+            shown = torch.stack([_mirrored(pixels) for pixels in shown])
+        found = []
+        for rows in torch.arange(len(clips)).split(AT_ONCE):
+            part, noise = clips[rows], noise_for(len(rows), SEED + int(rows[0]))
+            reference = encode(autoencoder, shown[rows])
+            latents = generate_guided(base, part.captions(), noise, reference, Guidance(), steps, guidance)
+            pixels = decode(autoencoder, latents)
+            found.append(measure(pixels, part, others[rows], judge))
+            if arm == "guided_moved":
+                path = part.track() * torch.tensor([-1, 1, 1, 1]) + torch.tensor([RESOLUTION, 0, 0, 0])
+                seen = track(pixels, background_of(pixels))
+                found[-1]["trajectory_correlation"] = trajectory_correlation(seen, path)
+        cell = {name: interval(torch.cat([part[name] for part in found])) for name in MEASURES}
+        result[f"unseen/{arm}"] = {**cell, "clips": len(clips)}
+        progress(row(f"unseen/{arm}", result[f"unseen/{arm}"]))
+    return result
+
+
+def _mirrored(pixels: Tensor) -> Tensor:
+    placed = place(pixels.movedim(1, -1), Placement(mirror=True, background=BLURRED))
+    return placed.movedim(-1, 1)

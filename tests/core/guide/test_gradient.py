@@ -67,6 +67,7 @@ def test_one_reference_serves_a_batch():
 def test_the_region_is_where_something_is_that_moves():
     r = latents(1, 4, 1, 6, 6, seed=9).repeat(1, 1, 8, 1, 1)
     assert not moving_region(r).any()
+    assert not moving_region(r[:, :, :1].expand(-1, -1, 8, -1, -1)).any()
     r[:, :, 3, 2, 4] += 2.0
     region = moving_region(r)
     assert region.shape == (1, 1, 8, 6, 6)
