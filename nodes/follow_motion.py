@@ -16,8 +16,6 @@ from .sampling.guidance import GuidancePatch
 
 MOTION, MOTION_AND_PLACE = "motion only", "motion and place"
 FOLLOW = [MOTION, MOTION_AND_PLACE]
-FULL = 1.6
-"""How far a strength of 1 moves each value of the latents in all, at a deviation of 1."""
 
 
 class FollowMotion(io.ComfyNode):
@@ -68,7 +66,7 @@ class FollowMotion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end_percent",
-                    default=0.33,
+                    default=0.25,
                     min=0.0,
                     max=1.0,
                     step=0.001,
@@ -120,7 +118,7 @@ def follow_motion(
     frames: Tensor,
     strength: float = 1.0,
     start_percent: float = 0.0,
-    end_percent: float = 0.33,
+    end_percent: float = 0.25,
     follow: str = MOTION,
     mask: Tensor | None = None,
 ):
@@ -142,7 +140,7 @@ def follow_motion(
         vae=vae,
         frames=frames,
         loss=MotionLoss(keeps_mean=follow == MOTION_AND_PLACE),
-        strength=strength * FULL,
+        strength=strength,
         fade=Fade(start_percent, end_percent),
         moving_only=follow == MOTION,
         mask=mask,

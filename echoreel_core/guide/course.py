@@ -25,7 +25,7 @@ class Fade:
     """
 
     start: float = 0.0
-    end: float = 0.33
+    end: float = 0.25
 
     def share(self, begin: float, finish: float) -> float:
         """The share of the whole strength that falls between two places of the way."""

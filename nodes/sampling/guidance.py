@@ -68,7 +68,7 @@ class GuidedRun:
     sigmas: list[float] = field(default_factory=list)
 
     def is_step(self, sigma: float) -> bool:
-        """Whether a step of the schedule begins there: some samplers look in between as well."""
+        """Whether a step of the schedule begins there: some samplers look in between, some begin a little lower."""
         return any(math.isclose(sigma, step, rel_tol=1e-3) for step in self.sigmas[:-1])
 
 

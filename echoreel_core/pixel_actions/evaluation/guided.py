@@ -11,7 +11,7 @@ from torch import Tensor
 from ...guide.course import Course, Fade
 from ...guide.gradient import MotionLoss, moving_region
 from ...lvdm.autoencoder import Autoencoder
-from ...lvdm.ddim import alphas_cumprod, ddim_sample
+from ...lvdm.ddim import alphas_cumprod, ddim_sample, ddim_timesteps
 from ...video.place import BLURRED, Placement, place
 from ..model.adapted_model import noise_for
 from ..model.base_model import BaseModel
@@ -32,14 +32,14 @@ class Guidance:
 
     Attributes:
         strength: how far each latent value moves in all, at a deviation of 1.
-        end: where in the schedule it has faded out.
+        end: where in the run it has faded out.
         keeps_mean: whether what does not change over time is followed as well.
         moving_only: whether only places at which the reference moves are guided.
         place, change: weights of the loss.
     """
 
-    strength: float = 1.6
-    end: float = 0.33
+    strength: float = 1.0
+    end: float = 0.25
     keeps_mean: bool = False
     moving_only: bool = True
     place: float = 20.0
@@ -60,12 +60,13 @@ def generate_guided(
     text = base.text(ids([*captions, *[""] * len(captions)]).to(noise.device))
     alphas = alphas_cumprod()
     sigmas = ((1 - alphas) / alphas).sqrt()
+    first = ddim_timesteps(steps)[0]
     course = Course(
         reference,
         MotionLoss(setting.place, setting.change, keeps_mean=setting.keeps_mean),
         setting.strength,
         Fade(0.0, setting.end),
-        place=lambda sigma: 1 - int((sigmas - sigma).abs().argmin()) / (len(sigmas) - 1),
+        place=lambda sigma: 1 - int((sigmas - sigma).abs().argmin()) / first,
         deviation=lambda sigma: (1 + sigma**2) ** 0.5,
         region=moving_region(reference) if setting.moving_only else None,
     )

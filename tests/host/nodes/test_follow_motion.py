@@ -202,3 +202,37 @@ def test_what_cannot_work_is_refused_in_a_sentence(follow, model):
         run(follow(model, KnownLatents(48), passing_square()))
     with pytest.raises(ValueError, match="single frame"):
         run(follow(model, KnownLatents(16), passing_square()), torch.zeros(1, 16, 1, 8, 6))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "res_multistep", "lcm", "ddim", "dpmpp_2s_ancestral"],
+)
+def test_every_sampler_is_guided_once_a_step(follow, model, monkeypatch, sampler):
+    """Those that look twice at a step, or between steps, are moved no more often than the others."""
+    from echoreel_pack.echoreel_core.guide.gradient import MotionLoss
+
+    asked = []
+    gradient = MotionLoss.gradient
+    monkeypatch.setattr(MotionLoss, "gradient", lambda *args: asked.append(1) or gradient(*args))
+    guided = follow(model, KnownLatents(16), passing_square(), end_percent=1.0, follow="motion and place")
+    result = run(guided, sampler=sampler)
+    assert torch.isfinite(result).all()
+    assert not torch.equal(result, run(model, sampler=sampler))
+    assert len(asked) == 6
+
+
+def test_nothing_is_left_of_a_run(follow, model):
+    """Neither in the MODEL nor in the options of a run that broke off."""
+    guided = follow(model, KnownLatents(16), passing_square())
+    kept = repr(guided.model_options.keys())
+
+    def breaks(*_args, **_kwargs):
+        raise RuntimeError("broken")
+
+    broken = guided.clone()
+    broken.add_wrapper_with_key("diffusion_model", "breaks", breaks)
+    with untouched(guided), pytest.raises(RuntimeError, match="broken"):
+        run(broken)
+    assert repr(guided.model_options.keys()) == kept
+    assert torch.equal(run(guided), run(guided))
