@@ -9,8 +9,10 @@ from . import (
     apply_echoreel,
     combine_actions,
     compare,
+    follow_motion,
     load_echoreel,
     load_reference_video,
+    place_reference,
     preview_action,
     reference_library,
     save_adapter,
@@ -36,6 +38,8 @@ class EchoReelExtension(ComfyExtension):
             save_adapter,
             preview_action,
             compare,
+            follow_motion,
+            place_reference,
         )
         return [node for module in modules for node in module.NODES]
 

@@ -114,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_clips()
         write_pairs()
     elif arguments.command == "evaluate":
+        from .evaluation.guided import evaluate_guided
         from .evaluation.judge import load_judge
         from .evaluation.table import HEADER, evaluate, evaluate_blend, write
         from .model.embedded import load_embedded
@@ -127,6 +128,10 @@ def run(arguments: argparse.Namespace) -> None:
             load_judge(arguments.judge),
             **sampling,
             progress=lambda line: print(line, flush=True),
+        )
+        judge = load_judge(arguments.judge)
+        result |= evaluate_guided(
+            model.base, autoencoder, judge, **sampling, progress=lambda line: print(line, flush=True)
         )
         blend = evaluate_blend(model, autoencoder, **sampling)
         for name, cell in blend.items():

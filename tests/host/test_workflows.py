@@ -93,19 +93,26 @@ def test_runs_as_it_opens(path, server, object_info):
 
 def test_the_first_template_shows_the_claim(server, object_info):
     """As it opens: with EchoReel the robot goes where the star went, without it does not."""
-    from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
+    from echoreel_core.pixel_actions.evaluation.tracker import trajectory_correlation
+
+    path = ROOT / "workflows" / "EchoReel start here.json"
+    reference, without, with_echoreel = paths_of(server, server.run(to_prompt(load(path), object_info), seconds=600))
+    assert trajectory_correlation(with_echoreel, reference) > 0.8
+    assert trajectory_correlation(without, reference) < 0.5
+
+
+def paths_of(server, run):
+    """The paths of the three films that a first template puts side by side."""
+    from echoreel_core.pixel_actions.evaluation.tracker import background_of, track
     from echoreel_core.video.frames import FrameSelection, read_video
 
-    run = server.run(to_prompt(load(ROOT / "workflows" / "EchoReel start here.json"), object_info), seconds=600)
     film = read_video(server.file(run, ".mp4"), FrameSelection(frames=16, mode="even"), width=776, height=282).frames
     paths = []
     for left in (0, 260, 520):
         clip = film[:, 26:, left : left + 256].movedim(-1, 1)
         clip = torch.nn.functional.interpolate(clip, (32, 32), mode="area")[None]
         paths.append(track(clip, background_of(clip)))
-    reference, without, with_echoreel = paths
-    assert trajectory_correlation(with_echoreel, reference) > 0.8
-    assert trajectory_correlation(without, reference) < 0.5
+    return paths
 
 
 def test_training_can_be_tried_with_nothing_downloaded(server, object_info):
@@ -187,3 +194,22 @@ def test_every_node_is_registered_and_listed(object_info):
     listed = json.loads((ROOT / "node_list.json").read_text(encoding="utf-8"))
     registered = {id_: spec["display_name"] for id_, spec in object_info.items() if re.match("EchoReel", id_)}
     assert registered == listed
+
+
+@pytest.mark.parametrize("name", ["Wan 2.2", "LTX-Video"])
+def test_without_an_adapter_the_stock_model_follows_an_example(name, object_info):
+    """Nothing is switched off, and nothing but the stock model's files is missing."""
+    prompt = to_prompt(load(ROOT / "workflows" / f"EchoReel {name}, no adapter.json"), object_info)
+    (follow,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "EchoReelFollowMotion")
+    (placed,) = (id_ for id_, node in prompt.items() if node["class_type"] == "EchoReelPlaceReference")
+    assert follow["frames"] == [placed, 0] and follow["strength"] == 1.0
+
+
+def test_the_first_template_without_an_adapter_shows_its_claim(server, object_info):
+    """As it opens: following, the robot goes where the star went, left to itself it does not."""
+    from echoreel_core.pixel_actions.evaluation.tracker import trajectory_correlation
+
+    path = ROOT / "workflows" / "EchoReel start here, no adapter.json"
+    reference, alone, following = paths_of(server, server.run(to_prompt(load(path), object_info), seconds=600))
+    assert trajectory_correlation(following, reference) > 0.8
+    assert trajectory_correlation(alone, reference) < 0.5

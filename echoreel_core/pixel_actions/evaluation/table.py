@@ -20,8 +20,8 @@ from .tracker import background_of, colour_of, track, trajectory_correlation
 
 ARMS = ("base", "echoreel", "wrong", "still", "shuffled", "no_reference")
 MEASURES = ("action_accuracy", "trajectory_correlation", "prompt_fidelity", "leakage")
-_SEED = 700_000  # far from every seed that training draws from
-_AT_ONCE = 25
+SEED = 700_000  # far from every seed that training draws from
+AT_ONCE = 25
 
 
 def balanced(actions: tuple[str, ...], count: int, seed: int) -> Clips:
@@ -33,7 +33,7 @@ def balanced(actions: tuple[str, ...], count: int, seed: int) -> Clips:
 
 def references(arm: str, clips: Clips, generator: torch.Generator) -> tuple[Clips, Tensor]:
     """The reference clips of an arm, and their pixels."""
-    others = with_other_subject(clips, _SEED + 1)
+    others = with_other_subject(clips, SEED + 1)
     if arm == "wrong":  # another action's motion, by the same stand-in
         names = clips.action.unique()
         place = torch.searchsorted(names, clips.action)
@@ -105,13 +105,13 @@ def evaluate(
     untouched = AdaptedModel(copy.deepcopy(model.base), model.adapter)
     result = {}
     for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
-        clips = balanced(tuple(actions), count, _SEED)
+        clips = balanced(tuple(actions), count, SEED)
         for arm in ("real", *ARMS):
-            generator = torch.Generator().manual_seed(_SEED)
+            generator = torch.Generator().manual_seed(SEED)
             others, shown = references(arm, clips, generator)
             made, found = [], []
-            for rows in torch.arange(len(clips)).split(_AT_ONCE):
-                part, noise = clips[rows], noise_for(len(rows), _SEED + int(rows[0]))
+            for rows in torch.arange(len(clips)).split(AT_ONCE):
+                part, noise = clips[rows], noise_for(len(rows), SEED + int(rows[0]))
                 if arm == "real":
                     latents = encode(autoencoder, render(part))
                 else:
@@ -140,14 +140,14 @@ def evaluate_blend(
     `{"blend/first": {"with_first": [mean, low, high], "with_second": …, "with_mean": …, "clips": n}, "blend/half": …,
     "blend/second": …}`: correlation with the path of the first reference, of the second, and with their mean.
     """
-    clips = balanced(tuple(UNSEEN), count, _SEED + 500)
-    generator = torch.Generator().manual_seed(_SEED + 500)
+    clips = balanced(tuple(UNSEEN), count, SEED + 500)
+    generator = torch.Generator().manual_seed(SEED + 500)
     pairs = [references(arm, clips, generator) for arm in ("echoreel", "wrong")]
     found: dict[str, list[Tensor]] = {"first": [], "half": [], "second": []}
-    for rows in torch.arange(len(clips)).split(_AT_ONCE):
+    for rows in torch.arange(len(clips)).split(AT_ONCE):
         shown = [(encode(autoencoder, pixels[rows]), others[rows].captions()) for others, pixels in pairs]
         for name, used in (("first", shown[:1]), ("half", shown), ("second", shown[1:])):
-            noise, captions = noise_for(len(rows), _SEED + int(rows[0])), clips[rows].captions()
+            noise, captions = noise_for(len(rows), SEED + int(rows[0])), clips[rows].captions()
             latents = generate(model, captions, noise, *used, steps=steps, guidance=guidance)
             pixels = decode(autoencoder, latents)
             found[name].append(track(pixels, background_of(pixels)))

@@ -1,0 +1,154 @@
+"""Follow Motion (no adapter)."""
+
+from __future__ import annotations
+
+import uuid
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.guide.course import Fade
+from ..echoreel_core.guide.gradient import MotionLoss
+from .sampling.guidance import GuidancePatch
+
+MOTION, MOTION_AND_PLACE = "motion only", "motion and place"
+FOLLOW = [MOTION, MOTION_AND_PLACE]
+
+
+class FollowMotion(io.ComfyNode):
+    """Guides any video model by a clip, with nothing that was trained for it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EchoReelFollowMotion",
+            display_name="Follow Motion (no adapter)",
+            category="EchoReel",
+            description=(
+                "Makes any video model follow how a clip moves, without an adapter and without training. It keeps the "
+                "clip's place and pace: what is on the left there moves on the left here. Where an EchoReel adapter "
+                "exists for the model, Apply EchoReel takes the action out of the clip instead. Costs no extra pass "
+                "of the model."
+            ),
+            search_aliases=["motion transfer", "flowmotion", "motion guidance", "training-free", "video to video"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any video model, with LoRAs and other patches if you like."),
+                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Image.Input(
+                    "frames",
+                    tooltip=(
+                        "The clip to follow, from Load Reference Video or Place Reference. It is stretched over your "
+                        "video in time, and what sticks out of the picture is cut off."
+                    ),
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip=(
+                        "How firmly the video follows the clip. Well above 1 the shapes of the clip itself begin to "
+                        "show, and soon it is copied. Less leaves the model more of its own ideas, 0 leaves it "
+                        "entirely alone."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="When in the sampling it sets in. Motion is decided first, so 0 is almost always right.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip=(
+                        "When in the sampling it has faded out. The strength is spread over this range, so more steps "
+                        "do not make it stronger. Later holds the video closer to the clip and lets its looks through."
+                    ),
+                ),
+                io.Combo.Input(
+                    "follow",
+                    options=FOLLOW,
+                    default=MOTION,
+                    tooltip=(
+                        "motion only: what changes in the clip, and only where something moves in it; a clip that "
+                        "stands still does nothing. motion and place: also where things are that do not move, so more "
+                        "of the clip's layout and colours comes along."
+                    ),
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip=(
+                        "Where in the video the motion applies: fully where it is white, half where it is grey. One "
+                        "mask for the whole video, or several that are spread over it."
+                    ),
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The same model, following the clip.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        vae,
+        frames: Tensor,
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        follow: str,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(follow_motion(model, vae, frames, strength, start_percent, end_percent, follow, mask))
+
+
+def follow_motion(
+    model,
+    vae,
+    frames: Tensor,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 0.25,
+    follow: str = MOTION,
+    mask: Tensor | None = None,
+):
+    """A clone of `model` that follows the frames [S, H, W, 3 or 4]; `model` itself is not touched.
+
+    Raises: EchoReelError where the frames are fewer than two, or hold NaN or infinity.
+    """
+    if len(frames) < 2:
+        raise EchoReelError(
+            f"Follow Motion needs a clip, the reference holds {len(frames)} frame: connect at least 2 frames."
+        )
+    if not torch.isfinite(frames).all():
+        raise EchoReelError("The reference of Follow Motion holds NaN or infinity: check the frames that lead into it.")
+    patched = model.clone()
+    if strength == 0.0 or start_percent >= end_percent:
+        return patched
+    patch = GuidancePatch(
+        key=f"echoreel_guide_{uuid.uuid4().hex}",
+        vae=vae,
+        frames=frames,
+        loss=MotionLoss(keeps_mean=follow == MOTION_AND_PLACE),
+        strength=strength,
+        fade=Fade(start_percent, end_percent),
+        moving_only=follow == MOTION,
+        mask=mask,
+    )
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, patch.key, patch.outer_sample)
+    patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, patch.key, patch.sampler_sample)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, patch.key, patch.predict_noise)
+    return patched
+
+
+NODES = [FollowMotion]
