@@ -23,6 +23,32 @@ AddedLayer = Callable[[Tensor], Tensor | None]
 """The hidden state at the site in, in the host's own layout; what is to be added to it out, or None for nothing."""
 
 
+class _Slot:
+    """Holds one tensor on its way through a block, between the block's beginning and its end.
+
+    Gradient checkpointing runs the inside of a block again without its beginning and its end. What is put in then has
+    nowhere to go, and to keep it would keep what checkpointing is there to free.
+    """
+
+    def __init__(self) -> None:
+        self._open = False
+        self._held: Tensor | None = None
+
+    def open(self) -> None:
+        """The block begins; what a pass that failed may have left is dropped."""
+        self._open, self._held = True, None
+
+    def put(self, tensor: Tensor | None) -> None:
+        """Holds a tensor until it is taken, if the block has begun."""
+        if self._open:
+            self._held = tensor
+
+    def take(self) -> Tensor | None:
+        """What was put in; the slot is closed and empty afterwards."""
+        held, self._open, self._held = self._held, False, None
+        return held
+
+
 @dataclass(frozen=True)
 class Site:
     """A place just before the norm that leads into a block's feed-forward.
@@ -47,17 +73,24 @@ class Site:
 
     def attach(self, layer: AddedLayer) -> list[RemovableHandle]:
         """Hooks the layer in until the handles are removed."""
-        pending: list[Tensor | None] = []  # the delta on its way from the norm to the block's end
+        slot = _Slot()
+
+        def before_block(_module, _args):
+            slot.open()
 
         def before_norm(_module, args):
             delta = _delta(layer, args[0])
-            pending.append(delta)
+            slot.put(delta)
             return args if delta is None else (args[0] + delta, *args[1:])
 
         def after_block(_module, _args, output):
-            return _add(output, pending.pop(), self.item)
+            return _add(output, slot.take(), self.item)
 
-        return [self.norm.register_forward_pre_hook(before_norm), self.block.register_forward_hook(after_block)]
+        return [
+            self.block.register_forward_pre_hook(before_block),
+            self.norm.register_forward_pre_hook(before_norm),
+            self.block.register_forward_hook(after_block),
+        ]
 
 
 @dataclass(frozen=True)
@@ -78,13 +111,14 @@ class BranchSite:
 
     def attach(self, layer: AddedLayer) -> list[RemovableHandle]:
         """Hooks the layer in until the handles are removed."""
-        stream: list[Tensor] = []
+        slot = _Slot()
 
         def before_entry(_module, args):
-            stream.append(args[0])
+            slot.open()
+            slot.put(args[0])
 
         def after_branch(_module, _args, output):
-            return _add(output, _delta(layer, stream.pop() + output), None)
+            return _add(output, _delta(layer, slot.take() + output), None)
 
         return [
             self.entry.register_forward_pre_hook(before_entry),
