@@ -9,12 +9,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..echoreel_core.action.action import Action
+from ..echoreel_core.action.compiled import uncompiled
 from ..echoreel_core.errors import EchoReelError
 from .action_prism_encode import NO_ECHOREEL
 from .families import find_family
 from .models.adapter import LoadedAdapter
 from .sampling.control import BLOCKS, CUSTOM, OWN_PACE, STEPS, STRETCH, TIMINGS, Control, curve, spread
-from .sampling.patch import ActionPatch, check_fit, uncompiled
+from .sampling.patch import ActionPatch, check_fit
 from .wires import ActionWire, EchoReelWire
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import comfy.model_patcher
 import torch
+from comfy.patcher_extension import WrapperExecutor
 from torch import Tensor
 
 from ...echoreel_core.action.action import Action, Role
 from ...echoreel_core.action.attention import ActionAttention, ActionContext
+from ...echoreel_core.action.compiled import uncompiled
 from ...echoreel_core.action.injection import AnySite, added_layers
 from ...echoreel_core.errors import EchoReelError
 from ..families.base import ModelFamily, TokenGrid
@@ -108,10 +110,24 @@ class ActionPatch:
         """APPLY_MODEL wrapper: runs the model with the added layers in its blocks, or untouched out of range."""
         options = {} if transformer_options is None else transformer_options
         model = executor.class_obj
+        inner = executor.wrappers[executor.idx + 1 :]
+        if any(getattr(wrapper, "__func__", None) is not ActionPatch.model_call for wrapper in inner):
+            # others may still put modules of theirs in the model's place, as the host's compiling does
+            ours_last = WrapperExecutor.new_class_executor(executor.original, model, [*inner, self.model_call])
+            return ours_last.execute(x, t, c_concat, c_crossattn, control, options, **kwargs)
         state = options.get(self.key) or RunState()
         strength = self._strength(model, options, state)
         with self._hooked(model, options, state, strength) if strength else nullcontext():
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            return executor(x, t, c_concat, c_crossattn, control, self._without_our_own(options), **kwargs)
+
+    def _without_our_own(self, options: dict) -> dict:
+        """transformer_options without what is there for this patch: compiled graphs are guarded on their keys."""
+        wrappers = {
+            kind: {key: found for key, found in by_key.items() if key != self.key}
+            for kind, by_key in options.get("wrappers", {}).items()
+        }
+        rest = {key: value for key, value in options.items() if key != self.key}
+        return {**rest, "wrappers": {kind: by_key for kind, by_key in wrappers.items() if by_key}}
 
     def _strength(self, model: Any, options: dict, state: RunState) -> float:
         """The factor at this step, 0 where the action does not apply; looks at the device only where it may change."""
@@ -140,9 +156,11 @@ class ActionPatch:
             call.grid = self.family.grid(uncompiled(module), args[0], kwargs)
             call.frames = clip_frames(call.grid, kwargs["transformer_options"])
 
-        # python values that these read must not be baked into a compiled graph
-        layers = [torch.compiler.disable(partial(self._delta, index, model, state, call)) for index in used]
-        handle = model.diffusion_model.register_forward_pre_hook(torch.compiler.disable(enter), with_kwargs=True)
+        entered = model.diffusion_model
+        if entered._compiled_call_impl is not None:  # by Module.compile(), which has its hooks in the graph
+            enter = torch.compiler.disable(enter)
+        layers = [partial(self._delta, index, model, state, call) for index in used]
+        handle = entered.register_forward_pre_hook(enter, with_kwargs=True)
         try:
             with added_layers([by_name[self.sites[index]] for index in used], layers):
                 yield
@@ -219,11 +237,6 @@ class ActionPatch:
         patcher = model.current_patcher
         beside = patcher.get_additional_models_with_key(self.key) if patcher is not None else []
         return (beside[0] if beside else self.attentions).model
-
-
-def uncompiled(module: torch.nn.Module) -> torch.nn.Module:
-    """The module that torch.compile wrapped, or the module itself."""
-    return getattr(module, "_orig_mod", module)
 
 
 def _progress(sigmas: tuple[float, ...], sigma: float) -> float:

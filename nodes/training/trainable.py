@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...echoreel_core.action.adapter import content_id
+from ...echoreel_core.action.compiled import uncompiled
 from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
@@ -28,7 +29,6 @@ from ...echoreel_core.training.trainable import Attach, NoiseLevel, Prediction, 
 from ..action_prism_encode import encode_frames
 from ..families import find_family
 from ..families.base import TokenGrid
-from ..sampling.patch import uncompiled
 from .image_conditioning import (
     KNOWN,
     KNOWN_MASK,

@@ -271,33 +271,6 @@ class TestTogether:
         assert not torch.equal(before, plain) and not torch.equal(before, patched)
         assert torch.equal(again, plain)
 
-    @pytest.mark.heavy
-    @pytest.mark.parametrize("keys", [["diffusion_model"], ["diffusion_model.blocks.0"]])
-    def test_compiled(self, pack, keys, tmp_path):
-        """Compiled before and after, one compiled model shared by several: never the layers of another call."""
-        import adapters
-        from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-        def compiled(model):
-            model = model.clone()
-            set_torch_compile_wrapper(model, "eager", keys=keys)
-            return model
-
-        model = tiny_models.wan(layers=1)
-        echoreel = adapters.wan_adapter(tmp_path / "one.safetensors", sites=1)
-        action, other = (adapters.random_action(echoreel, seed=seed) for seed in (7, 30))
-        shared = compiled(model)
-        try:
-            for one in (action, other):
-                expected = run(apply_action(model, echoreel, one, 1.0), cfg=1.0)
-                after = run(apply_action(shared, echoreel, one, 1.0), cfg=1.0)
-                assert torch.allclose(after, expected, atol=1e-5)
-            before = run(compiled(apply_action(model, echoreel, action, 1.0)), cfg=1.0)
-            assert torch.allclose(before, run(apply_action(model, echoreel, action, 1.0), cfg=1.0), atol=1e-5)
-            assert torch.allclose(run(shared, cfg=1.0), run(model, cfg=1.0), atol=1e-5)
-        finally:
-            torch._dynamo.reset()
-
     def test_float8_weights(self, model, echoreel, action):
         """The layers compute in the activations' dtype, whatever the base's weights are stored in."""
         import comfy.sd
