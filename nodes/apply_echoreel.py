@@ -273,6 +273,7 @@ def apply_action(
     )
     patched.set_additional_models(key, [attentions])
     patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, patch.sampling)
+    patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, patch.batch)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, patch.model_call)
     return patched
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...echoreel_core.action.action import Timing
 from ...echoreel_core.errors import EchoReelError
 from ..families.base import ModelFamily, TokenGrid
+from .rows import Place
 from .windows import ClipFrames
 
 STRETCH, OWN_PACE = "stretched over the clip", "at its own pace"
@@ -101,10 +102,19 @@ class Control:
         start, end = (_frame_at(seconds * fps, family, grid) for seconds in self.span)
         return Timing(span=(start, min(end, total) if self.span[1] else float(total)), pace=pace)
 
-    def mask_for(self, frames: ClipFrames, grid: TokenGrid, hidden: Tensor) -> Tensor:
-        """The mask at the tokens of `hidden` [B, T, P, dim]: [T, P, 1], of its dtype and on its device."""
+    def mask_for(self, frames: ClipFrames, grid: TokenGrid, hidden: Tensor, place: Place | None = None) -> Tensor:
+        """The mask at the tokens of `hidden` [B, T, P, dim]: [T, P, 1], of its dtype and on its device.
+
+        Args:
+            place: the area of the latents that the call sees; the mask is the whole picture's.
+        """
+        mask = self.mask[:, None].float()
+        if place is not None:
+            (_, top, left), (_, height, width) = place.start, place.size
+            mask = F.interpolate(mask, size=place.full[1:], mode="area")
+            mask = mask[..., top : top + height, left : left + width]
         size = level_size(grid.size, hidden.shape[2])
-        small = F.interpolate(self.mask[:, None].float(), size=size, mode="area").flatten(1)
+        small = F.interpolate(mask, size=size, mode="area").flatten(1)
         place = torch.tensor(frames.at) / max(frames.total - 1, 1) * (len(small) - 1)
         below = place.long().clamp(0, len(small) - 1)
         share = (place - below).clamp(0, 1)[:, None]

@@ -26,6 +26,7 @@ from ...echoreel_core.action.injection import AnySite, added_layers
 from ...echoreel_core.errors import EchoReelError
 from ..families.base import ModelFamily, TokenGrid
 from .control import Control, value_at
+from .rows import Chunk, Conditionings
 from .windows import ClipFrames, clip_frames
 
 FramesLayer = Callable[[Tensor], Tensor]
@@ -37,14 +38,14 @@ class RunState:
     """What one sampling run keeps from step to step.
 
     Attributes:
-        roles: the role of each conditioning, by its uuid.
+        conditionings: of the run, and of the batch of it that is being worked off.
         layers: the layers made ready for this run's action, the last ones for each way the model is called.
-        masks: the mask at the tokens, by frames, grid, device and dtype.
+        masks: the mask at the tokens, by all that it depends on.
         range: the sigmas between which the action applies.
         sigmas: the run's sigmas, where the strength changes over the steps.
     """
 
-    roles: dict[Any, Role] = field(default_factory=dict)
+    conditionings: Conditionings = field(default_factory=Conditionings)
     layers: dict[tuple, tuple[ClipFrames, list[FramesLayer | None]]] = field(default_factory=dict)
     masks: dict[tuple, Tensor] = field(default_factory=dict)
     range: tuple[float, float] | None = None
@@ -55,10 +56,15 @@ class RunState:
 class CallState:
     """What one call of the model knows once its diffusion model is entered."""
 
-    roles: tuple[Role, ...]
     strength: float
+    chunks: tuple[Chunk, ...] = (Chunk(),)
     grid: TokenGrid | None = None
-    frames: ClipFrames | None = None
+    frames: tuple[ClipFrames, ...] = ()
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Of the chunks."""
+        return tuple(chunk.role for chunk in self.chunks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +90,7 @@ class ActionPatch:
 
     def sampling(self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: notes which conditioning is the negative one, by its identity."""
-        state = RunState(roles=_roles(guider.conds))
+        state = RunState(Conditionings.of(guider.conds))
         if self.control.changes_over_steps:
             state.sigmas = tuple(sigmas.tolist())
         options = extra_args["model_options"].setdefault("transformer_options", {})  # a copy made for this run
@@ -95,6 +101,18 @@ class ActionPatch:
             options.pop(self.key, None)
             state.layers.clear()
             state.masks.clear()
+
+    def batch(self, executor: Any, model: Any, conds: list, x: Tensor, timestep: Any, model_options: dict) -> Any:
+        """CALC_COND_BATCH wrapper: notes which conditionings the calls in it are about, and which areas they have."""
+        state = model_options.get("transformer_options", {}).get(self.key)
+        if state is None:
+            return executor(model, conds, x, timestep, model_options)
+        before = state.conditionings
+        state.conditionings = before.within(conds, x)
+        try:
+            return executor(model, conds, x, timestep, model_options)
+        finally:
+            state.conditionings = before
 
     def model_call(
         self,
@@ -117,7 +135,8 @@ class ActionPatch:
             return ours_last.execute(x, t, c_concat, c_crossattn, control, options, **kwargs)
         state = options.get(self.key) or RunState()
         strength = self._strength(model, options, state)
-        with self._hooked(model, options, state, strength) if strength else nullcontext():
+        call = CallState(strength, state.conditionings.chunks(options, x, c_crossattn))
+        with self._hooked(model, state, call) if strength else nullcontext():
             return executor(x, t, c_concat, c_crossattn, control, self._without_our_own(options), **kwargs)
 
     def _without_our_own(self, options: dict) -> dict:
@@ -145,16 +164,23 @@ class ActionPatch:
         return value_at(self.control.step_factors, _progress(state.sigmas, sigma)) if state.sigmas else 1.0
 
     @contextmanager
-    def _hooked(self, model: Any, options: dict, state: RunState, strength: float) -> Iterator[None]:
+    def _hooked(self, model: Any, state: RunState, call: CallState) -> Iterator[None]:
         """Hooks the added layers into the live model, for the `with` only."""
         factors = self.control.block_factors or (1.0,) * len(self.sites)
         used = [index for index, factor in enumerate(factors) if factor]
         by_name = {site.name: site for site in self.family.sites(uncompiled(model.diffusion_model))}
-        call = CallState(tuple(_chunk_roles(options, state)), strength)
+        missing = [name for name in self.sites if name not in by_name]
+        if missing:
+            raise EchoReelError(
+                f"The action was applied to another model than the one that runs here, which has no {missing[0]}: "
+                "where a guider takes two models, give both the action by an Apply EchoReel each, or use equal models."
+            )
 
         def enter(module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-            call.grid = self.family.grid(uncompiled(module), args[0], kwargs)
-            call.frames = clip_frames(call.grid, kwargs["transformer_options"])
+            options = kwargs["transformer_options"]
+            as_it_is = {**options, "cond_or_uncond": [0] * len(call.chunks)}
+            call.grid = self.family.grid(uncompiled(module), args[0], {**kwargs, "transformer_options": as_it_is})
+            call.frames = tuple(clip_frames(call.grid, options, chunk.place) for chunk in call.chunks)
 
         entered = model.diffusion_model
         if entered._compiled_call_impl is not None:  # by Module.compile(), which has its hooks in the graph
@@ -170,7 +196,22 @@ class ActionPatch:
     def _delta(self, index: int, model: Any, state: RunState, call: CallState, hidden: Tensor) -> Tensor | None:
         """What the layer at site `index` adds to a block's hidden state, in the host's layout."""
         frames = self.family.to_frames(hidden, call.grid)
-        layer = None if frames is None else self._layers(model, state, call, frames)[index]
+        if frames is None:
+            return None
+        if len(set(call.frames)) == 1:
+            delta = self._layer_delta(index, model, state, call, frames)
+        else:  # areas that lie at different times of the clip
+            each = [replace(call, chunks=(c,), frames=(f,)) for c, f in zip(call.chunks, call.frames, strict=True)]
+            parts = zip(each, frames.chunk(len(each)), strict=True)
+            deltas = [(self._layer_delta(index, model, state, one, part), part) for one, part in parts]
+            if all(found is None for found, _ in deltas):
+                return None
+            delta = torch.cat([torch.zeros_like(part) if found is None else found for found, part in deltas])
+        return None if delta is None else self.family.from_frames(delta, hidden, call.grid)
+
+    def _layer_delta(self, index: int, model: Any, state: RunState, call: CallState, frames: Tensor) -> Tensor | None:
+        """[B, T, P, dim], for rows that are all of the same frames of the clip."""
+        layer = self._layers(model, state, call, frames)[index]
         if layer is None:
             return None
         delta = layer(frames)
@@ -178,12 +219,19 @@ class ActionPatch:
             delta = delta * call.strength
         if self.control.mask is not None:
             delta = delta * self._mask(state, call, frames)
-        return self.family.from_frames(delta, hidden, call.grid)
+        return delta
 
     def _mask(self, state: RunState, call: CallState, frames: Tensor) -> Tensor:
-        made_for = (call.frames, frames.shape[2], frames.device, frames.dtype)
+        """[T, P, 1], or [B, T, P, 1] where the rows do not all see the same part of the picture."""
+        places = [chunk.place for chunk in call.chunks]
+        made_for = (tuple(places), call.frames, call.grid, frames.shape, frames.device, frames.dtype)
         if made_for not in state.masks:
-            state.masks[made_for] = self.control.mask_for(call.frames, call.grid, frames)
+            made = {place: self.control.mask_for(call.frames[0], call.grid, frames, place) for place in set(places)}
+            mask = made[places[0]]
+            if len(made) > 1:
+                rows = frames.shape[0] // len(places)
+                mask = torch.cat([made[place].expand(rows, -1, -1, -1) for place in places])
+            state.masks[made_for] = mask
         return state.masks[made_for]
 
     def _layers(self, model: Any, state: RunState, call: CallState, frames: Tensor) -> list[FramesLayer | None]:
@@ -191,11 +239,12 @@ class ActionPatch:
 
         Only those for the window at hand are kept: windows are many, and to fold anew is little beside one pass.
         """
-        called_as = (call.roles, frames.shape[0], frames.device, frames.dtype)
+        begins = tuple(chunk.place.start[0] if chunk.place else 0 for chunk in call.chunks)
+        called_as = (call.roles, begins, frames.shape[0], frames.device, frames.dtype)
         made_for, layers = state.layers.get(called_as, (None, None))
-        if made_for != call.frames:
+        if made_for != call.frames[0]:
             layers = self._fold(model, call, frames)
-            state.layers[called_as] = call.frames, layers
+            state.layers[called_as] = call.frames[0], layers
         return layers
 
     def _fold(self, model: Any, call: CallState, frames: Tensor) -> list[FramesLayer | None]:
@@ -219,10 +268,16 @@ class ActionPatch:
 
     def _context(self, call: CallState, rows: int) -> ActionContext:
         """What all rows of the batch attend to, each to the half of the action that its conditioning's role takes."""
-        timing = self.control.timing(self.family, call.grid, call.frames.total)
-        clips = rows // len(call.roles)
-        contexts = {role: self.action.context(role, call.frames.total, call.frames.at, timing) for role in call.roles}
-        batch = contexts[call.roles[0]].tokens.shape[0]
+        clip = call.frames[0]
+        timing = self.control.timing(self.family, call.grid, clip.total)
+        contexts = {role: self.action.context(role, clip.total, clip.at, timing) for role in call.roles}
+        batch = max(context.tokens.shape[0] for context in contexts.values())
+        clips, rest = divmod(rows, len(call.roles))
+        if rest:
+            raise EchoReelError(
+                f"Another node runs the model on {rows} samples at once and calls them {len(call.roles)} "
+                "conditionings: EchoReel cannot tell which belong to which. Let that node run one sample at a time."
+            )
         if batch not in (1, clips):
             raise EchoReelError(
                 f"The action holds {batch} samples, the latents {clips}: encode one reference, or one per latent."
@@ -251,26 +306,6 @@ def _progress(sigmas: tuple[float, ...], sigma: float) -> float:
     above, below = steps[after - 1], steps[after]
     share = (above - sigma) / (above - below) if above > below else 0.0
     return (after - 1 + min(max(share, 0.0), 1.0)) / (len(steps) - 1)
-
-
-def _roles(conds: dict[str, list[dict]]) -> dict[Any, Role]:
-    """The role of every conditioning of a guider: those it calls negative are, all others are positive."""
-    return {
-        cond["uuid"]: "negative" if "negative" in name else "positive"
-        for name, entries in conds.items()
-        for cond in entries or ()
-        if "uuid" in cond
-    }
-
-
-def _chunk_roles(options: dict, state: RunState) -> list[Role]:
-    """The role of each chunk of the batch; outside a sampling run by the order in which it is customary."""
-    order = options.get("cond_or_uncond", [0])
-    uuids = options.get("uuids", [None] * len(order))
-    return [
-        state.roles.get(uuid, "negative" if index == 1 else "positive")
-        for uuid, index in zip(uuids, order, strict=True)
-    ]
 
 
 def check_fit(family: ModelFamily, diffusion_model: torch.nn.Module, wanted: dict[str, int]) -> list[AnySite]:

@@ -69,7 +69,7 @@ def seen(monkeypatch):
     delta = ActionPatch._delta
 
     def spy(self, index, model, state, call, hidden):
-        calls.append((call.roles, call.frames, index))
+        calls.append((call.roles, call.frames[0], index))
         return delta(self, index, model, state, call, hidden)
 
     monkeypatch.setattr(ActionPatch, "_delta", spy)
@@ -165,7 +165,7 @@ class TestWindows:
         make = ActionPatch._context
 
         def spy(self, call, rows):
-            contexts.append((call.frames.at, make(self, call, rows)))
+            contexts.append((call.frames[0].at, make(self, call, rows)))
             return contexts[-1][1]
 
         monkeypatch.setattr(ActionPatch, "_context", spy)
@@ -397,7 +397,7 @@ class TestTiming:
         fold = ActionPatch._fold
 
         def spy(self, model, call, frames):
-            folded.append((call.frames.at, fold(self, model, call, frames)))
+            folded.append((call.frames[0].at, fold(self, model, call, frames)))
             return folded[-1][1]
 
         monkeypatch.setattr(ActionPatch, "_fold", spy)
