@@ -7,16 +7,18 @@ to a run lives in the run, what belongs to a call in the call.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import comfy.model_patcher
 import torch
 from comfy.patcher_extension import WrapperExecutor
+from server import PromptServer
 from torch import Tensor
 
 from ...echoreel_core.action.action import Action, Role
@@ -42,14 +44,14 @@ class RunState:
         layers: the layers made ready for this run's action, the last ones for each way the model is called.
         masks: the mask at the tokens, by all that it depends on.
         range: the sigmas between which the action applies.
-        sigmas: the run's sigmas, where the strength changes over the steps.
+        schedule: the model's sigmas, spread evenly over its noise schedule, where the strength changes over it.
     """
 
     conditionings: Conditionings = field(default_factory=Conditionings)
     layers: dict[tuple, tuple[ClipFrames, list[FramesLayer | None]]] = field(default_factory=dict)
     masks: dict[tuple, Tensor] = field(default_factory=dict)
     range: tuple[float, float] | None = None
-    sigmas: tuple[float, ...] = ()
+    schedule: tuple[float, ...] = ()
 
 
 @dataclass
@@ -75,7 +77,8 @@ class ActionPatch:
         key: unique per Apply, so that several add up.
         sites: names of the blocks the adapter has layers for, in order.
         attentions: the adapter's added layers as the host manages them.
-        start_percent, end_percent: of the sampling run.
+        start_percent, end_percent: of the model's noise schedule.
+        node_id: the node that messages go to.
     """
 
     key: str
@@ -87,12 +90,12 @@ class ActionPatch:
     start_percent: float = 0.0
     end_percent: float = 1.0
     control: Control = field(default_factory=Control)
+    node_id: str | None = None
 
     def sampling(self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: notes which conditioning is the negative one, by its identity."""
         state = RunState(Conditionings.of(guider.conds))
-        if self.control.changes_over_steps:
-            state.sigmas = tuple(sigmas.tolist())
+        self._tell_of_an_empty_range(guider.inner_model.model_sampling, sigmas)
         options = extra_args["model_options"].setdefault("transformer_options", {})  # a copy made for this run
         options[self.key] = state
         try:
@@ -151,17 +154,40 @@ class ActionPatch:
     def _strength(self, model: Any, options: dict, state: RunState) -> float:
         """The factor at this step, 0 where the action does not apply; looks at the device only where it may change."""
         always = self.start_percent <= 0.0 and self.end_percent >= 1.0
-        if always and not state.sigmas:
+        curved = self.control.changes_over_steps
+        if always and not curved:
             return 1.0
         sigma = float(options["sigmas"].max())
         if not always:
             if state.range is None:
-                sampling = model.model_sampling
-                state.range = tuple(float(sampling.percent_to_sigma(p)) for p in (self.start_percent, self.end_percent))
+                state.range = self._range(model.model_sampling)
             first, last = state.range
             if not last <= sigma <= first:
                 return 0.0
-        return value_at(self.control.step_factors, _progress(state.sigmas, sigma)) if state.sigmas else 1.0
+        if not curved:
+            return 1.0
+        if not state.schedule:
+            state.schedule = _schedule(model.model_sampling)
+        return value_at(self.control.step_factors, _percent(state.schedule, sigma))
+
+    def _range(self, sampling: Any) -> tuple[float, float]:
+        return tuple(float(sampling.percent_to_sigma(p)) for p in (self.start_percent, self.end_percent))
+
+    def _tell_of_an_empty_range(self, sampling: Any, sigmas: Tensor) -> None:
+        """Says so where no step of a run begins between the percents, in the log and on the node."""
+        if self.start_percent <= 0.0 and self.end_percent >= 1.0:
+            return
+        first, last = self._range(sampling)
+        if any(last <= sigma <= first for sigma in sigmas[:-1].tolist()):
+            return
+        message = (
+            f"No step of this sampler lies between {self.start_percent:g} and {self.end_percent:g} of the model's "
+            "noise schedule, so the action has no effect in it: widen start_percent and end_percent, or use more steps."
+        )
+        logging.warning("EchoReel: %s", message)
+        server = getattr(PromptServer, "instance", None)
+        if self.node_id is not None and server is not None:
+            server.send_progress_text(message, self.node_id)
 
     @contextmanager
     def _hooked(self, model: Any, state: RunState, call: CallState) -> Iterator[None]:
@@ -180,7 +206,8 @@ class ActionPatch:
             options = kwargs["transformer_options"]
             as_it_is = {**options, "cond_or_uncond": [0] * len(call.chunks)}
             call.grid = self.family.grid(uncompiled(module), args[0], {**kwargs, "transformer_options": as_it_is})
-            call.frames = tuple(clip_frames(call.grid, options, chunk.place) for chunk in call.chunks)
+            frames = [clip_frames(call.grid, options, chunk.place) for chunk in call.chunks]
+            call.frames = tuple(self.control.in_clip(each, self.family, call.grid) for each in frames)
 
         entered = model.diffusion_model
         if entered._compiled_call_impl is not None:  # by Module.compile(), which has its hooks in the graph
@@ -294,18 +321,25 @@ class ActionPatch:
         return (beside[0] if beside else self.attentions).model
 
 
-def _progress(sigmas: tuple[float, ...], sigma: float) -> float:
-    """How far a run with these falling sigmas is at a sigma: 0 at its first step, 1 at its last.
+SCHEDULE_POINTS = 64
+"""So finely the model's noise schedule is read; between two points it is taken for a straight line."""
 
-    The last sigma is where the run ends, so the last step begins one before it.
-    """
-    steps = sigmas[:-1]
-    if len(steps) < 2:
+
+def _schedule(sampling: Any) -> tuple[float, ...]:
+    """The sigmas at percents spread evenly from 0 to 1, falling."""
+    inner = [float(sampling.percent_to_sigma(i / SCHEDULE_POINTS)) for i in range(1, SCHEDULE_POINTS)]
+    return (float(sampling.sigma_max), *inner, 0.0)
+
+
+def _percent(schedule: tuple[float, ...], sigma: float) -> float:
+    """How far down the model's noise schedule a sigma is, from 0 to 1."""
+    if sigma >= schedule[0]:
         return 0.0
-    after = min(max(bisect_left(steps, -sigma, key=lambda s: -s), 1), len(steps) - 1)
-    above, below = steps[after - 1], steps[after]
-    share = (above - sigma) / (above - below) if above > below else 0.0
-    return (after - 1 + min(max(share, 0.0), 1.0)) / (len(steps) - 1)
+    for index, (above, below) in enumerate(pairwise(schedule)):
+        if sigma >= below:
+            share = (above - sigma) / (above - below) if above > below else 0.0
+            return (index + min(max(share, 0.0), 1.0)) / (len(schedule) - 1)
+    return 1.0
 
 
 def check_fit(family: ModelFamily, diffusion_model: torch.nn.Module, wanted: dict[str, int]) -> list[AnySite]:
