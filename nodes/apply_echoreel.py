@@ -9,12 +9,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..echoreel_core.action.action import Action
+from ..echoreel_core.action.compiled import uncompiled
 from ..echoreel_core.errors import EchoReelError
 from .action_prism_encode import NO_ECHOREEL
 from .families import find_family
 from .models.adapter import LoadedAdapter
 from .sampling.control import BLOCKS, CUSTOM, OWN_PACE, STEPS, STRETCH, TIMINGS, Control, curve, spread
-from .sampling.patch import ActionPatch, check_fit, uncompiled
+from .sampling.patch import ActionPatch, check_fit
 from .wires import ActionWire, EchoReelWire
 
 
@@ -134,8 +135,9 @@ class ApplyEchoReel(io.ComfyNode):
                     default="constant",
                     optional=True,
                     tooltip=(
-                        "How the strength goes from the first sampling step to the last. Strong early steps make for "
-                        "more of the action, strong late ones for more of its detail."
+                        "How the strength goes from the most noise to none, along the model's own schedule: two "
+                        "samplers that share a clip's steps share the curve. Strong early steps make for more of the "
+                        "action, strong late ones for more of its detail."
                     ),
                 ),
                 io.String.Input(
@@ -177,7 +179,31 @@ class ApplyEchoReel(io.ComfyNode):
                         "mask for the whole clip, or several that are spread over it."
                     ),
                 ),
+                io.Float.Input(
+                    "clip_start_second",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Where in a longer clip this sampler begins, in seconds, when you make that clip in parts. "
+                        "The action goes on there in place of beginning anew. Set clip_seconds too."
+                    ),
+                ),
+                io.Float.Input(
+                    "clip_seconds",
+                    default=0.0,
+                    min=0.0,
+                    max=100000.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How long that longer clip is, in seconds. 0 means that this sampler makes the whole clip.",
+                ),
             ],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output(tooltip="The same model, performing the action.")],
         )
 
@@ -200,9 +226,21 @@ class ApplyEchoReel(io.ComfyNode):
         blocks: str = "all",
         block_strengths: str = "",
         mask: Tensor | None = None,
+        clip_start_second: float = 0.0,
+        clip_seconds: float = 0.0,
     ) -> io.NodeOutput:
         if echoreel is None:
             raise EchoReelError(NO_ECHOREEL)
+        if start_percent > end_percent:
+            raise EchoReelError(
+                f"start_percent is {start_percent:g} and end_percent {end_percent:g}: the action must end after it "
+                "starts."
+            )
+        if clip_start_second >= clip_seconds and (clip_start_second or clip_seconds):
+            raise EchoReelError(
+                f"This part begins at {clip_start_second:g} seconds of a clip of {clip_seconds:g}: set clip_seconds to "
+                "the whole clip's length, which is longer than that."
+            )
         if end_second and end_second <= start_second:
             raise EchoReelError(
                 f"The action is to end at {end_second:g} seconds but begins at {start_second:g}: let it end later, "
@@ -217,8 +255,13 @@ class ApplyEchoReel(io.ComfyNode):
             block_factors=spread(block_curve, len(echoreel.config.sites)),
             step_factors=curve(steps, STEPS, step_strengths, "step_strengths"),
             mask=mask,
+            clip_start=clip_start_second,
+            clip_length=clip_seconds,
         )
-        return io.NodeOutput(apply_action(model, echoreel, action, strength, start_percent, end_percent, control))
+        node_id = cls.hidden.unique_id if cls.hidden else None
+        return io.NodeOutput(
+            apply_action(model, echoreel, action, strength, start_percent, end_percent, control, node_id)
+        )
 
 
 def apply_action(
@@ -229,6 +272,7 @@ def apply_action(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     control: Control | None = None,
+    node_id: str | None = None,
 ):
     """A clone of `model` with the action in its attention; `model` itself is not touched.
 
@@ -269,9 +313,11 @@ def apply_action(
         start_percent=start_percent,
         end_percent=end_percent,
         control=control or Control(),
+        node_id=node_id,
     )
     patched.set_additional_models(key, [attentions])
     patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, patch.sampling)
+    patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, patch.batch)
     patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, key, patch.model_call)
     return patched
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 from pathlib import Path
 
 import folder_paths
@@ -14,6 +16,19 @@ from ..echoreel_core.errors import EchoReelError
 from .wires import ActionWire
 
 ACTION_FOLDER = "echoreel_actions"
+
+
+DATE_PARTS = {"yyyy": "%Y", "yy": "%y", "MM": "%m", "dd": "%d", "hh": "%H", "mm": "%M", "ss": "%S"}
+
+
+def with_date(prefix: str) -> str:
+    """`%date:yyyy-MM-dd%` in a name as the date; the page fills it in for the host's own save nodes only."""
+    now = time.localtime()
+
+    def date(found: re.Match) -> str:
+        return re.sub("|".join(DATE_PARTS), lambda part: time.strftime(DATE_PARTS[part[0]], now), found[1])
+
+    return re.sub("%date:([^%]*)%", date, prefix)
 
 
 def register_folders() -> None:
@@ -55,6 +70,9 @@ class SaveAction(io.ComfyNode):
     @classmethod
     def execute(cls, action: Action, filename_prefix: str) -> io.NodeOutput:
         root = os.path.join(folder_paths.get_output_directory(), ACTION_FOLDER)
+        filename_prefix = with_date(filename_prefix)
+        if not os.path.basename(os.path.normpath(filename_prefix.strip())).strip(".") or filename_prefix[-1] in "/\\":
+            raise EchoReelError(f"The filename_prefix {filename_prefix!r} names no file: write one, like jump.")
         if not Path(root, filename_prefix).resolve().is_relative_to(Path(root).resolve()):
             raise EchoReelError(
                 f"{filename_prefix!r} leads out of output/{ACTION_FOLDER}: give a name, or folder/name in it."

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..errors import EchoReelError
 from .attention import ActionContext
 
 Role = Literal["positive", "negative"]
@@ -20,7 +21,8 @@ class Reference:
     """The action of one reference clip.
 
     Attributes:
-        positive, negative: [B, S, action_dim] tokens made with the positive and with the negative prompt.
+        positive, negative: [B, S, action_dim] tokens made with the positive and with the negative prompt; a single
+            one of them serves the whole batch of the other.
         weight: relative to the other references of its action.
         source: where it came from (file, frame times, captions, …; anything JSON holds).
     """
@@ -29,6 +31,18 @@ class Reference:
     negative: Tensor
     weight: float = 1.0
     source: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        batch = max(self.positive.shape[0], self.negative.shape[0])
+        for role in ("positive", "negative"):
+            tokens = getattr(self, role)
+            if tokens.shape[0] not in (1, batch):
+                raise EchoReelError(
+                    f"The positive prompt is a batch of {self.positive.shape[0]}, the negative one of "
+                    f"{self.negative.shape[0]}: use as many of one as of the other, or a single one."
+                )
+            if tokens.shape[0] != batch:
+                object.__setattr__(self, role, tokens.expand(batch, -1, -1).contiguous())
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,110 @@ in one of three ways, whichever the block offers. With d the added layer's outpu
 - `BranchSite`: where the last attention's output y is added to x as it is, a hook on that attention returns y + d.
 - `OutputSite`: after a module whose output is x itself: an attention sub-block, or, where a block has no such place,
   the whole block.
+
+All this holds in compiled models too; `compiled.py` says how.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .compiled import mark_modules, new_key, run_in_graph, uncompiled
+
 AddedLayer = Callable[[Tensor], Tensor | None]
 """The hidden state at the site in, in the host's own layout; what is to be added to it out, or None for nothing."""
+
+_PLACE = "_echoreel_place"
+
+
+@dataclass(eq=False)
+class _Place:
+    """What the hooks of a site share, and all layers that are attached there.
+
+    Hooks are functions of this file and find it on the module, so that a compiler that looks into them sees the same
+    code in every call; it never looks at the layers.
+
+    Attributes:
+        layers: each gets the hidden state with what the ones before it added.
+        key: names this place to a compiled graph.
+        item: which of the block's outputs is the residual stream, or None where it has only one.
+        held: a tensor on its way through the block. Gradient checkpointing runs the inside of a block again without
+            its beginning and its end; what is put in then has nowhere to go, and to hold it would keep what
+            checkpointing is there to free. So only the block's beginning opens the place.
+    """
+
+    item: int | None
+    key: Tensor = field(default_factory=new_key)
+    layers: list[AddedLayer] = field(default_factory=list)
+    is_open: bool = False
+    held: Tensor | None = None
+
+    def delta(self, hidden: Tensor) -> Tensor | None:
+        """What all layers add to a hidden state."""
+        total = None
+        for layer in self.layers:
+            delta = layer(hidden if total is None else hidden + total)
+            if delta is not None:
+                delta = delta.to(hidden.dtype)
+                total = delta if total is None else total + delta
+        return total
+
+
+def _delta(place: _Place, hidden: Tensor) -> Tensor | None:
+    if torch.compiler.is_compiling():
+        return run_in_graph(hidden, place.key)
+    return place.delta(hidden)
+
+
+def _add(output: Tensor | tuple, delta: Tensor | None, item: int | None) -> Tensor | tuple:
+    """A module's output with the delta added to it, or to one item of it."""
+    if delta is None:
+        return output
+    if item is None:
+        return output + delta
+    return (*output[:item], output[item] + delta, *output[item + 1 :])
+
+
+def _open(module: nn.Module, _args: tuple) -> None:
+    place = getattr(module, _PLACE)
+    place.is_open, place.held = True, None
+
+
+def _hold_first_input(module: nn.Module, args: tuple) -> None:
+    getattr(module, _PLACE).held = args[0]
+
+
+def _add_to_first_input(module: nn.Module, args: tuple) -> tuple:
+    place = getattr(module, _PLACE)
+    delta = _delta(place, args[0])
+    if place.is_open:
+        place.held = delta
+    return args if delta is None else (args[0] + delta, *args[1:])
+
+
+def _add_held(module: nn.Module, _args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    place = getattr(module, _PLACE)
+    held = place.held
+    place.is_open, place.held = False, None
+    return _add(output, held, place.item)
+
+
+def _add_to_branch(module: nn.Module, _args: tuple, output: Tensor) -> Tensor:
+    place = getattr(module, _PLACE)
+    stream, place.held = place.held, None
+    return _add(output, _delta(place, stream + output), None)
+
+
+def _add_to_output(module: nn.Module, _args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    place = getattr(module, _PLACE)
+    hidden = output if place.item is None else output[place.item]
+    return _add(output, _delta(place, hidden), place.item)
 
 
 @dataclass(frozen=True)
@@ -45,19 +136,12 @@ class Site:
         if not self.dim:
             object.__setattr__(self, "dim", self.norm.normalized_shape[-1])
 
-    def attach(self, layer: AddedLayer) -> list[RemovableHandle]:
-        """Hooks the layer in until the handles are removed."""
-        pending: list[Tensor | None] = []  # the delta on its way from the norm to the block's end
-
-        def before_norm(_module, args):
-            delta = _delta(layer, args[0])
-            pending.append(delta)
-            return args if delta is None else (args[0] + delta, *args[1:])
-
-        def after_block(_module, _args, output):
-            return _add(output, pending.pop(), self.item)
-
-        return [self.norm.register_forward_pre_hook(before_norm), self.block.register_forward_hook(after_block)]
+    def _hooks(self) -> list[_Hook]:
+        return [
+            _Hook(self.block, nn.Module.register_forward_pre_hook, _open),
+            _Hook(self.norm, nn.Module.register_forward_pre_hook, _add_to_first_input),
+            _Hook(self.block, nn.Module.register_forward_hook, _add_held),
+        ]
 
 
 @dataclass(frozen=True)
@@ -75,20 +159,12 @@ class BranchSite:
     dim: int
     entry: nn.Module
     branch: nn.Module
+    item: None = None
 
-    def attach(self, layer: AddedLayer) -> list[RemovableHandle]:
-        """Hooks the layer in until the handles are removed."""
-        stream: list[Tensor] = []
-
-        def before_entry(_module, args):
-            stream.append(args[0])
-
-        def after_branch(_module, _args, output):
-            return _add(output, _delta(layer, stream.pop() + output), None)
-
+    def _hooks(self) -> list[_Hook]:
         return [
-            self.entry.register_forward_pre_hook(before_entry),
-            self.branch.register_forward_hook(after_branch),
+            _Hook(self.entry, nn.Module.register_forward_pre_hook, _hold_first_input),
+            _Hook(self.branch, nn.Module.register_forward_hook, _add_to_branch),
         ]
 
 
@@ -107,17 +183,20 @@ class OutputSite:
     module: nn.Module
     item: int | None = None
 
-    def attach(self, layer: AddedLayer) -> list[RemovableHandle]:
-        """Hooks the layer in until the handle is removed."""
-
-        def after_module(_module, _args, output):
-            hidden = output if self.item is None else output[self.item]
-            return _add(output, _delta(layer, hidden), self.item)
-
-        return [self.module.register_forward_hook(after_module)]
+    def _hooks(self) -> list[_Hook]:
+        return [_Hook(self.module, nn.Module.register_forward_hook, _add_to_output)]
 
 
 AnySite = Site | BranchSite | OutputSite
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """A function, how it is registered, and the module it is registered on."""
+
+    module: nn.Module
+    register: Callable[..., RemovableHandle]
+    function: Callable
 
 
 @contextmanager
@@ -126,25 +205,28 @@ def added_layers(sites: Sequence[AnySite], layers: Sequence[AddedLayer]) -> Iter
 
     Several of these may be nested: each adds to what the ones before it left.
     """
-    handles: list[RemovableHandle] = []
-    try:
+    with ExitStack() as stack:
         for site, layer in zip(sites, layers, strict=True):
-            handles += site.attach(layer)
+            stack.enter_context(_attached(site, layer))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _delta(layer: AddedLayer, hidden: Tensor) -> Tensor | None:
-    delta = layer(hidden)
-    return None if delta is None else delta.to(hidden.dtype)
-
-
-def _add(output: Tensor | tuple, delta: Tensor | None, item: int | None) -> Tensor | tuple:
-    """The module's output with the delta added to it, or to one item of it."""
-    if delta is None:
-        return output
-    if item is None:
-        return output + delta
-    return (*output[:item], output[item] + delta, *output[item + 1 :])
+@contextmanager
+def _attached(site: AnySite, layer: AddedLayer) -> Iterator[None]:
+    hooks = site._hooks()
+    modules = list(dict.fromkeys(uncompiled(hook.module) for hook in hooks))
+    with ExitStack() as stack:
+        place = modules[0].__dict__.get(_PLACE)
+        if place is None:
+            place = _Place(site.item)
+            stack.enter_context(mark_modules(modules, place.key, place.delta))
+            for module in modules:
+                module.__dict__[_PLACE] = place
+                stack.callback(module.__dict__.pop, _PLACE)
+            for hook in hooks:
+                stack.callback(hook.register(uncompiled(hook.module), hook.function).remove)
+        place.layers.append(layer)
+        try:
+            yield
+        finally:
+            place.layers.remove(layer)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...echoreel_core.action.action import Timing
 from ...echoreel_core.errors import EchoReelError
 from ..families.base import ModelFamily, TokenGrid
+from .rows import Place
 from .windows import ClipFrames
 
 STRETCH, OWN_PACE = "stretched over the clip", "at its own pace"
@@ -37,9 +38,9 @@ STEPS = {
 def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name: str) -> tuple[float, ...]:
     """The factors of a preset, or for "custom" those in `numbers`.
 
-    Raises: EchoReelError where those are no numbers with commas between.
+    Raises: EchoReelError where those are no numbers with commas between, used or not.
     """
-    if preset != CUSTOM:
+    if preset != CUSTOM and not numbers.strip():
         return presets[preset]
     try:
         factors = tuple(float(part) for part in numbers.split(","))
@@ -50,7 +51,7 @@ def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name
             f"The {name} are {numbers!r}: write numbers with commas between, like 1, 0.5, 0. They are spread evenly "
             "from the first to the last."
         )
-    return factors
+    return factors if preset == CUSTOM else presets[preset]
 
 
 def value_at(factors: Sequence[float], place: float) -> float:
@@ -75,7 +76,9 @@ class Control:
         own_pace: whether the reference keeps its pace in place of being stretched over the span.
         fps: of the clip; 0 is what the model was made for. reference_fps: of the reference; 0 is the clip's.
         block_factors: one per added layer.
-        step_factors: spread over the sampling run.
+        step_factors: spread over the model's noise schedule, as the percents are.
+        clip_start, clip_length: seconds of a longer clip at which this run begins, and how long that one is; a length
+            of 0 is no longer clip. A span and a mask are the longer clip's.
         mask: [F, H, W], 0 to 1: where the action applies; frames are spread over the clip.
     """
 
@@ -85,6 +88,8 @@ class Control:
     reference_fps: float = 0.0
     block_factors: tuple[float, ...] | None = None
     step_factors: tuple[float, ...] = (1.0,)
+    clip_start: float = 0.0
+    clip_length: float = 0.0
     mask: Tensor | None = None
 
     @property
@@ -92,12 +97,21 @@ class Control:
         """Whether the strength is not the same at every step."""
         return any(factor != 1.0 for factor in self.step_factors)
 
-    def timing(self, family: ModelFamily, model_fps: float, grid: TokenGrid, total: int) -> Timing:
-        """When the action happens, in token frames of a clip that has `total` of them.
+    def in_clip(self, frames: ClipFrames, family: ModelFamily, model_fps: float, grid: TokenGrid) -> ClipFrames:
+        """The frames of a run as frames of the longer clip that it is a part of.
 
         Args:
             model_fps: frames per second that the model was made for.
         """
+        if not (self.clip_start or self.clip_length):
+            return frames
+        fps = self.fps or model_fps
+        start = self.clip_start * fps / family.frames_per_latent / grid.patch_frames
+        total = math.ceil(_frame_at(self.clip_length * fps, family, grid)) if self.clip_length else 0
+        return ClipFrames(tuple(at + start for at in frames.at), max(total, math.ceil(start) + frames.total))
+
+    def timing(self, family: ModelFamily, model_fps: float, grid: TokenGrid, total: int) -> Timing:
+        """When the action happens, in token frames of a clip that has `total` of them."""
         fps = self.fps or model_fps
         pace = (self.reference_fps or fps) / fps if self.own_pace else None
         if self.span == (0.0, 0.0):
@@ -105,10 +119,19 @@ class Control:
         start, end = (_frame_at(seconds * fps, family, grid) for seconds in self.span)
         return Timing(span=(start, min(end, total) if self.span[1] else float(total)), pace=pace)
 
-    def mask_for(self, frames: ClipFrames, grid: TokenGrid, hidden: Tensor) -> Tensor:
-        """The mask at the tokens of `hidden` [B, T, P, dim]: [T, P, 1], of its dtype and on its device."""
+    def mask_for(self, frames: ClipFrames, grid: TokenGrid, hidden: Tensor, place: Place | None = None) -> Tensor:
+        """The mask at the tokens of `hidden` [B, T, P, dim]: [T, P, 1], of its dtype and on its device.
+
+        Args:
+            place: the area of the latents that the call sees; the mask is the whole picture's.
+        """
+        mask = self.mask[:, None].float()
+        if place is not None:
+            (_, top, left), (_, height, width) = place.start, place.size
+            mask = F.interpolate(mask, size=place.full[1:], mode="area")
+            mask = mask[..., top : top + height, left : left + width]
         size = level_size(grid.size, hidden.shape[2])
-        small = F.interpolate(self.mask[:, None].float(), size=size, mode="area").flatten(1)
+        small = F.interpolate(mask, size=size, mode="area").flatten(1)
         place = torch.tensor(frames.at) / max(frames.total - 1, 1) * (len(small) - 1)
         below = place.long().clamp(0, len(small) - 1)
         share = (place - below).clamp(0, 1)[:, None]

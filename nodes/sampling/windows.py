@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..families.base import ModelFamily, TokenGrid
+from .rows import Place
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,20 @@ class ClipFrames:
     total: int
 
 
-def clip_frames(family: ModelFamily, grid: TokenGrid, options: dict[str, Any]) -> ClipFrames:
+def clip_frames(
+    family: ModelFamily, grid: TokenGrid, options: dict[str, Any], place: Place | None = None
+) -> ClipFrames:
     """The clip's frames in one call.
 
     Args:
         options: transformer_options of the call.
+        place: the area of the latents that the call sees.
     """
-    indices, total = _latent_indices(family, grid, options)
+    if place is not None and place.size[0] == grid.latent_frames < place.full[0]:
+        indices, total = _latent_indices(family, replace(grid, latent_frames=place.full[0]), options)
+        indices = indices[place.start[0] : place.start[0] + place.size[0]]
+    else:
+        indices, total = _latent_indices(family, grid, options)
     return ClipFrames(
         at=tuple(index / grid.patch_frames - grid.leading for index in indices[:: grid.patch_frames])[grid.leading :],
         total=math.ceil(total / grid.patch_frames) - grid.leading,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...echoreel_core.action.adapter import AdapterConfig, content_id
+from ...echoreel_core.action.compiled import uncompiled
 from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
@@ -30,7 +31,6 @@ from ..action_prism_encode import encode_frames
 from ..families import find_family
 from ..families.base import TokenGrid
 from ..families.clip_conditioning import KNOWN, KNOWN_MASK, LEADING, Clip
-from ..sampling.patch import uncompiled
 from .image_conditioning import as_the_host_has_it, image_conditioning
 from .kernels import kernels_with_gradients
 

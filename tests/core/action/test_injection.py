@@ -1,10 +1,13 @@
 """The added layers sit exactly between the last attention and the feed-forward, and leave no trace."""
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
 
 from echoreel_core.action.injection import Site, added_layers
+from echoreel_core.training.trainer import gradient_checkpointed
 
 
 class Block(nn.Module):
@@ -94,7 +97,7 @@ def test_nothing_is_left_after_the_end(model):
     x = torch.randn(4, 6, dtype=torch.float64)
     before = model(x)
     with added_layers(sites(model), [layer, layer]):
-        assert hooks(model) == 4
+        assert hooks(model) == 6
         model(x)
         model(x)  # a second pass inside works like the first
     assert hooks(model) == 0
@@ -152,3 +155,31 @@ def test_one_layer_per_site(model):
     with pytest.raises(ValueError), added_layers(sites(model), [layer]):
         pass
     assert hooks(model) == 0
+
+
+def test_gradient_checkpointing_keeps_one_block_at_a_time():
+    """What a block computes again for its gradients is free again when they are made, and they are the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Block() for _ in range(12)))
+    attention = nn.Linear(6, 6)
+    x = torch.randn(64, 6)
+
+    def gradient(checkpointed, alive):
+        attention.zero_grad()
+
+        def layer(hidden):
+            delta = attention(hidden).tanh()
+            alive.append(weakref.ref(delta))
+            return delta
+
+        with gradient_checkpointed(checkpointed), added_layers(sites(model), [layer] * 12):
+            loss = model(x).square().mean()
+            loss.backward()
+            held = sum(reference() is not None for reference in alive)
+        return attention.weight.grad.clone(), held
+
+    kept, _ = gradient([], [])
+    again, held = gradient(list(model), deltas := [])
+    assert len(deltas) == 24, "every layer runs again in the backward pass"
+    assert held <= 1
+    torch.testing.assert_close(again, kept, rtol=1e-6, atol=1e-9)

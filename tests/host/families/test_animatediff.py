@@ -169,7 +169,7 @@ def test_a_window_takes_its_own_frames_of_the_action(base, animate, echoreel, ac
     delta = ActionPatch._delta
 
     def spy(self, index, model, state, call, hidden):
-        seen.append(call.frames)
+        seen.append(call.frames[0])
         return delta(self, index, model, state, call, hidden)
 
     monkeypatch.setattr(ActionPatch, "_delta", spy)

@@ -113,7 +113,7 @@ def test_a_sequence_is_each_action_at_its_own_frames(case, monkeypatch):
     def spy(self, index, model, state, call, hidden):
         result = delta(self, index, model, state, call, hidden)
         if result is not None:
-            deltas.append((case.host.to_frames(result, call.grid), call.frames))
+            deltas.append((case.host.to_frames(result, call.grid), call.frames[0]))
         return result
 
     monkeypatch.setattr(ActionPatch, "_delta", spy)

@@ -70,7 +70,7 @@ def seen(monkeypatch):
     delta = ActionPatch._delta
 
     def spy(self, index, model, state, call, hidden):
-        calls.append((call.roles, call.frames, index))
+        calls.append((call.roles, call.frames[0], index))
         return delta(self, index, model, state, call, hidden)
 
     monkeypatch.setattr(ActionPatch, "_delta", spy)
@@ -166,7 +166,7 @@ class TestWindows:
         make = ActionPatch._context
 
         def spy(self, call, rows):
-            contexts.append((call.frames.at, make(self, call, rows)))
+            contexts.append((call.frames[0].at, make(self, call, rows)))
             return contexts[-1][1]
 
         monkeypatch.setattr(ActionPatch, "_context", spy)
@@ -274,33 +274,6 @@ class TestTogether:
         assert torch.equal(before, after)
         assert not torch.equal(before, plain) and not torch.equal(before, patched)
         assert torch.equal(again, plain)
-
-    @pytest.mark.heavy
-    @pytest.mark.parametrize("keys", [["diffusion_model"], ["diffusion_model.blocks.0"]])
-    def test_compiled(self, pack, keys, tmp_path):
-        """Compiled before and after, one compiled model shared by several: never the layers of another call."""
-        import adapters
-        from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-        def compiled(model):
-            model = model.clone()
-            set_torch_compile_wrapper(model, "eager", keys=keys)
-            return model
-
-        model = tiny_models.wan(layers=1)
-        echoreel = adapters.wan_adapter(tmp_path / "one.safetensors", sites=1)
-        action, other = (adapters.random_action(echoreel, seed=seed) for seed in (7, 30))
-        shared = compiled(model)
-        try:
-            for one in (action, other):
-                expected = run(apply_action(model, echoreel, one, 1.0), cfg=1.0)
-                after = run(apply_action(shared, echoreel, one, 1.0), cfg=1.0)
-                assert torch.allclose(after, expected, atol=1e-5)
-            before = run(compiled(apply_action(model, echoreel, action, 1.0)), cfg=1.0)
-            assert torch.allclose(before, run(apply_action(model, echoreel, action, 1.0), cfg=1.0), atol=1e-5)
-            assert torch.allclose(run(shared, cfg=1.0), run(model, cfg=1.0), atol=1e-5)
-        finally:
-            torch._dynamo.reset()
 
     def test_float8_weights(self, model, echoreel, action):
         """The layers compute in the activations' dtype, whatever the base's weights are stored in."""
@@ -451,7 +424,7 @@ class TestTiming:
         fold = ActionPatch._fold
 
         def spy(self, model, call, frames):
-            folded.append((call.frames.at, fold(self, model, call, frames)))
+            folded.append((call.frames[0].at, fold(self, model, call, frames)))
             return folded[-1][1]
 
         monkeypatch.setattr(ActionPatch, "_fold", spy)
@@ -491,7 +464,49 @@ class TestStrengths:
         patched = apply_action(model, echoreel, action, 1.0, control=self.control(step_factors=(1.0, 0.0)))
         run(patched, steps=5, sampler=sampler, cfg=1.0)
         by_step = sorted(set(strengths), reverse=True)
-        assert by_step == pytest.approx([1.0, 0.75, 0.5, 0.25])  # at the last step it is 0, so nothing is called
+        assert by_step == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2], abs=2e-3)
+
+    def test_two_samplers_share_one_curve(self, model, echoreel, action, monkeypatch):
+        """A run that is split, or that begins late, goes on where it is on the model's own schedule."""
+        import comfy.sample
+        from echoreel_pack.nodes.sampling.patch import ActionPatch
+
+        strengths = []
+        delta = ActionPatch._delta
+
+        def spy(self, index, model, state, call, hidden):
+            strengths.append(call.strength)
+            return delta(self, index, model, state, call, hidden)
+
+        monkeypatch.setattr(ActionPatch, "_delta", spy)
+        patched = apply_action(model, echoreel, action, 1.0, control=self.control(step_factors=(1.0, 0.0)))
+
+        def strengths_of(**part):
+            strengths.clear()
+            conds = prompt(4096), prompt(4096, seed=2)
+            sampling = (noise(*LATENTS.shape), 4, 1.0, "euler", "simple", *conds, LATENTS)
+            comfy.sample.sample(patched, *sampling, disable_pbar=True, seed=0, **part)
+            return list(strengths)
+
+        whole = strengths_of()
+        first = strengths_of(last_step=2)
+        assert first + strengths_of(start_step=2) == whole
+        assert whole[0] == 1.0 and whole[0] > whole[-1] > 0
+
+    @pytest.mark.parametrize(("steps", "told"), [(2, True), (20, False)])
+    def test_a_range_without_a_step_is_told_once(self, model, echoreel, action, caplog, monkeypatch, steps, told):
+        from types import SimpleNamespace
+
+        from server import PromptServer
+
+        texts = []
+        server = SimpleNamespace(send_progress_text=lambda text, node_id: texts.append((node_id, text)))
+        monkeypatch.setattr(PromptServer, "instance", server, raising=False)
+        patched = apply_action(model, echoreel, action, 1.0, 0.1, 0.4, node_id="7")
+        run(patched, steps=steps, cfg=1.0)
+        lines = [record.getMessage() for record in caplog.records if "No step of this sampler" in record.getMessage()]
+        assert len(lines) == len(texts) == told
+        assert all(node == "7" and "between 0.1 and 0.4" in text for node, text in texts)
 
     def test_a_constant_schedule_is_none(self, model, echoreel, action):
         control = self.control(step_factors=(1.0, 1.0))
@@ -546,7 +561,8 @@ class TestNode:
     def execute(self, model, echoreel, action, **options):
         from echoreel_pack.nodes.apply_echoreel import ApplyEchoReel
 
-        return ApplyEchoReel.execute(model, echoreel, action, 1.0, 0.0, 1.0, **options).result[0]
+        percents = {"start_percent": 0.0, "end_percent": 1.0}
+        return ApplyEchoReel.execute(model, echoreel, action, 1.0, **{**percents, **options}).result[0]
 
     def test_left_alone_they_change_nothing(self, model, echoreel, action, patched):
         with untouched(model):
@@ -576,11 +592,22 @@ class TestNode:
             ({"steps": "custom", "step_strengths": "1; 2"}, "step_strengths are '1; 2'"),
             ({"blocks": "custom", "block_strengths": ""}, "block_strengths are ''"),
             ({"blocks": "custom", "block_strengths": "1, nan"}, "block_strengths are '1, nan'"),
+            ({"blocks": "all", "block_strengths": "nonsense"}, "block_strengths are 'nonsense'"),
+            ({"steps": "constant", "step_strengths": "1;2"}, "step_strengths are '1;2'"),
+            ({"start_percent": 0.6, "end_percent": 0.4}, "start_percent is 0.6 and end_percent 0.4"),
+            ({"clip_start_second": 3.0}, "begins at 3 seconds of a clip of 0"),
+            ({"clip_start_second": 3.0, "clip_seconds": 2.0}, "begins at 3 seconds of a clip of 2"),
         ],
     )
     def test_what_can_not_be_meant_is_refused(self, model, echoreel, action, options, message):
         with pytest.raises(ValueError, match=message):
             self.execute(model, echoreel, action, **options)
+
+    def test_a_part_of_a_longer_clip_goes_on_with_the_action(self, model, echoreel, action, seen):
+        """Seven latent frames are 25 video frames at 16 per second; the clip is twice as long and a bit."""
+        run(self.execute(model, echoreel, action, clip_start_second=1.75, clip_seconds=53 / 16), cfg=1.0)
+        assert {frames.at for _, frames, _ in seen} == {tuple(7.0 + i for i in range(FRAMES))}
+        assert {frames.total for _, frames, _ in seen} == {14}
 
     def test_inputs_that_were_there_before_keep_their_order(self, pack):
         from echoreel_pack.nodes.apply_echoreel import ApplyEchoReel

@@ -1,0 +1,75 @@
+"""What makes the added layers hold in models that torch.compile has compiled, or compiles later.
+
+A compiled graph is a record of what the model did once, with guards on what it depended on. torch does not guard on
+hooks (`torch._dynamo.config.skip_nnmodule_hook_guards`), so one recorded without them would go on without them, and
+the other way round. It does guard on the types of the modules it went through. So modules that carry an added layer
+are, for that time, of a subclass that differs in nothing: with and without an action are two graphs, and two only,
+however many actions there are, strengths, masks or steps.
+
+Inside a graph the layer is an operator that the compiler cannot look into. It is found by a key, a tensor that is an
+input of the graph, so that blocks of the same code share it. Being on the CPU, it also keeps CUDA graphs, which replay
+kernels without running any Python, from being recorded around the operator.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_running: dict[int, Callable[[Tensor], Tensor | None]] = {}
+_numbers = itertools.count()
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that torch.compile wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+def new_key() -> Tensor:
+    """A name for a place in a model that no other has."""
+    with torch.inference_mode(False):  # graphs are guarded on it, and it must not differ between runs
+        return torch.tensor(next(_numbers), device="cpu")
+
+
+def _run(x: Tensor, key: Tensor) -> Tensor:
+    delta = _running[int(key)](x)
+    return torch.zeros_like(x, memory_format=torch.contiguous_format) if delta is None else delta.contiguous()
+
+
+# a name of its own for every copy of this module that is imported
+_operator = torch.library.custom_op(
+    f"{__name__.replace('.', '_')}::added_layer", _run, mutates_args=(), schema="(Tensor x, Tensor key) -> Tensor"
+)
+_operator.register_fake(lambda x, key: x.new_empty(x.shape))
+
+
+def run_in_graph(x: Tensor, key: Tensor) -> Tensor:
+    """What the layers behind the key add to x, of its shape and dtype, as one operator of a graph being compiled."""
+    return _operator(x, key)
+
+
+@functools.cache
+def _marked(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__qualname__": kind.__qualname__})
+
+
+@contextmanager
+def mark_modules(
+    modules: Sequence[nn.Module], key: Tensor, layers: Callable[[Tensor], Tensor | None]
+) -> Iterator[None]:
+    """Inside the `with`, graphs through these modules are apart from others, and the key stands for `layers`."""
+    number, kinds = int(key), [type(module) for module in modules]
+    _running[number] = layers
+    try:
+        for module, kind in zip(modules, kinds, strict=True):
+            module.__class__ = _marked(kind)
+        yield
+    finally:
+        del _running[number]
+        for module, kind in zip(modules, kinds, strict=True):
+            module.__class__ = kind
