@@ -30,12 +30,6 @@ def uncompiled(module: nn.Module) -> nn.Module:
     return getattr(module, "_orig_mod", module)
 
 
-def new_key() -> Tensor:
-    """A name for a place in a model that no other has."""
-    with torch.inference_mode(False):  # graphs are guarded on it, and it must not differ between runs
-        return torch.tensor(next(_numbers), device="cpu")
-
-
 def _run(x: Tensor, key: Tensor) -> Tensor:
     delta = _running[int(key)](x)
     return torch.zeros_like(x, memory_format=torch.contiguous_format) if delta is None else delta.contiguous()
@@ -59,16 +53,16 @@ def _marked(kind: type[nn.Module]) -> type[nn.Module]:
 
 
 @contextmanager
-def mark_modules(
-    modules: Sequence[nn.Module], key: Tensor, layers: Callable[[Tensor], Tensor | None]
-) -> Iterator[None]:
-    """Inside the `with`, graphs through these modules are apart from others, and the key stands for `layers`."""
-    number, kinds = int(key), [type(module) for module in modules]
+def mark_modules(modules: Sequence[nn.Module], layers: Callable[[Tensor], Tensor | None]) -> Iterator[Tensor]:
+    """Inside the `with`, graphs through these modules are apart from others; yields the key of `layers`."""
+    number, kinds = next(_numbers), [type(module) for module in modules]
     _running[number] = layers
     try:
         for module, kind in zip(modules, kinds, strict=True):
             module.__class__ = _marked(kind)
-        yield
+        with torch.inference_mode(False):  # graphs are guarded on what kind of tensor it is
+            key = torch.tensor(number, device="cpu")
+        yield key
     finally:
         del _running[number]
         for module, kind in zip(modules, kinds, strict=True):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .compiled import mark_modules, new_key, run_in_graph, uncompiled
+from .compiled import mark_modules, run_in_graph, uncompiled
 
 AddedLayer = Callable[[Tensor], Tensor | None]
 """The hidden state at the site in, in the host's own layout; what is to be added to it out, or None for nothing."""
@@ -47,7 +47,7 @@ class _Place:
     """
 
     item: int | None
-    key: Tensor = field(default_factory=new_key)
+    key: Tensor | None = None
     layers: list[AddedLayer] = field(default_factory=list)
     is_open: bool = False
     held: Tensor | None = None
@@ -219,7 +219,7 @@ def _attached(site: AnySite, layer: AddedLayer) -> Iterator[None]:
         place = modules[0].__dict__.get(_PLACE)
         if place is None:
             place = _Place(site.item)
-            stack.enter_context(mark_modules(modules, place.key, place.delta))
+            place.key = stack.enter_context(mark_modules(modules, place.delta))
             for module in modules:
                 module.__dict__[_PLACE] = place
                 stack.callback(module.__dict__.pop, _PLACE)
