@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RUNS = "echoreel_training"
 CURVE_SECONDS = 5
 """The live loss curve is drawn this seldom."""
-HELD_OUT_EVERY = 100
+HELD_OUT_EVERY = 500
 """Steps between two measurements on pairs that are held out."""
 LIST_SUFFIXES = (".json", ".jsonl")
 

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .config import Config, read_config
 from .data.cache import CachedPairs, build_cache, read_manifest, request
 from .data.check import check_files, framings, summary
 from .data.pairs import read_pairs
 from .default_sizes import parameter_count
 from .lvdm.released import ReleasedModel
-from .process_group import AcceleratedProcessGroup, ProcessGroup
+from .process_group import AcceleratedProcessGroup, ProcessGroup, best_device
 from .run import TrainingRun
 from .trainer import StepResult, Trainer
 
@@ -122,7 +120,7 @@ def start_processes(device: str) -> ProcessGroup:
     try:
         return AcceleratedProcessGroup(device)
     except ImportError:
-        return ProcessGroup(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return ProcessGroup(device or best_device())
 
 
 class Stopper:
