@@ -16,7 +16,7 @@ from .models.adapter import LoadedAdapter, load_adapter
 from .wires import EchoReelWire
 
 RUNS = "echoreel_training"
-HELD_OUT_EVERY = 100
+HELD_OUT_EVERY = 500
 """Steps between two measurements on pairs that are held out."""
 LIST_SUFFIXES = (".json", ".jsonl")
 

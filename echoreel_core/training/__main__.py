@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .config import Config, read_config
 from .cost import disk_line, measured_lines, parameters_of
 from .data.cache import build_cache
@@ -22,7 +20,7 @@ from .data.digests import Digests
 from .data.pairs import read_pairs
 from .default_sizes import parameter_count
 from .lvdm.released import ReleasedModel
-from .process_group import AcceleratedProcessGroup, ProcessGroup
+from .process_group import AcceleratedProcessGroup, ProcessGroup, best_device
 from .progress import Pace, memory_advice, step_line
 from .run import TrainingRun
 from .trainer import StepResult, Trainer
@@ -145,7 +143,7 @@ def start_processes(device: str) -> ProcessGroup:
     try:
         return AcceleratedProcessGroup(device)
     except ImportError:
-        return ProcessGroup(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return ProcessGroup(device or best_device())
 
 
 class Stopper:

@@ -106,11 +106,11 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """[training]: the loop. The defaults are what was seen to work (docs/training.md); the paper's are in example.toml.
+    """[training]: the loop. docs/training.md has what was measured; the paper's values are in example.toml.
 
     Attributes:
         steps, batch_size, accumulation: pairs per step are batch_size x accumulation x processes.
-        optimizer: "muon" for matrices, AdamW for the rest, or "adamw" for all; see `optimizer.Optimizer`.
+        optimizer: "adamw" for all, or "muon" for matrices and AdamW for the rest; see `optimizer.Optimizer`.
         learning_rate: of the added layers.
         prism_rate: the prism's learning rate as a share of that.
         schedule: "constant", "cosine" down to 0, or "linear" down to 0.03 over the last 30 %, level before.
@@ -136,8 +136,8 @@ class TrainingSettings:
     steps: int = 10_000
     batch_size: int = 1
     accumulation: int = 1
-    optimizer: OptimizerName = "muon"
-    learning_rate: float = 1e-3
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float = 1e-4
     prism_rate: float = 1.0
     schedule: Schedule = "constant"
     warmup: int = 50

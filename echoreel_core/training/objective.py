@@ -64,6 +64,8 @@ class Objective:
 
     def action(self, batch: MicroBatch) -> Tensor:
         """Action tokens [B, S, action_dim] of the references."""
+        if self.settings.compile == "reduce-overhead":  # what earlier passes left in the graphs' memory may go
+            torch.compiler.cudagraph_mark_step_begin()
         with self.autocast():
             return self.adapter.prism(batch.reference.float(), torch.cat((batch.prompt, batch.caption), 1).float())
 

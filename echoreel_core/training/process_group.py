@@ -11,6 +11,13 @@ BUCKET = 1 << 26
 """Values averaged between processes at a time: 256 MB in float32."""
 
 
+def best_device() -> str:
+    """The fastest kind of device that this torch can use."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 class ProcessGroup:
     """One process, which is all there is without a launcher.
 

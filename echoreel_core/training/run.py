@@ -78,6 +78,12 @@ class TrainingRun:
         Returns: the finished adapter's file, or None where the run was stopped.
         Raises: EchoReelError as `Trainer.train_step`, or where a checkpoint cannot be written.
         """
+        try:
+            return self._run(on_step, stop)
+        finally:
+            self.trainer.close()
+
+    def _run(self, on_step: Callable[[StepResult], None], stop: Callable[[], bool]) -> Path | None:
         trainer, output = self.trainer, self.output
         log = MetricsLog(Path(output.folder) / FILE, trainer.step) if self.writes else None
         if trainer.step == 0:

@@ -21,9 +21,10 @@ from .train_base import load_base
 SETTINGS = TrainingSettings(
     steps=8000,
     batch_size=16,
+    optimizer="muon",
     learning_rate=3e-3,
     prism_rate=0.1,
-    prism_start_steps=5000,
+    prism_start_steps=300,
     schedule="linear",
     noise_offset=0.1,
     text_dropout=0.0,

@@ -157,7 +157,7 @@ def test_bfloat16_stays_close_and_keeps_its_weights_in_float32():
 
 
 def test_learning_rates():
-    settings = replace(FAST, steps=40, warmup=3, schedule="cosine", learning_rate=1.0, prism_rate=2.0)
+    settings = replace(FAST, steps=40, optimizer="muon", warmup=3, schedule="cosine", learning_rate=1.0, prism_rate=2.0)
     host = toy_model()
     trainer = Trainer(host, toy_adapter(host), ToyPairs(), settings)
     rates = []

@@ -21,7 +21,9 @@ from echoreel_core.training.start import look_at_same_frame
 from echoreel_core.training.state import load_state, state
 from echoreel_core.training.trainer import Trainer
 
-FAST = TrainingSettings(steps=6, batch_size=2, learning_rate=1e-2, text_dropout=0.3, reference_dropout=0.3)
+FAST = TrainingSettings(
+    steps=6, batch_size=2, optimizer="muon", learning_rate=1e-2, text_dropout=0.3, reference_dropout=0.3
+)
 ALL = replace(
     FAST,
     average=0.2,
