@@ -390,6 +390,7 @@ class NodeEncoders:
         return [self._told(text) for text in texts]
 
     def _told(self, text: str) -> Conditioning:
+        comfy.model_management.throw_exception_if_processing_interrupted()
         tokens, conditioning = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text))[0]
         conditioning = {**{name: value for name, value in conditioning.items() if name != "hooks"}, TOKENS: tokens[0]}
         return map_tensors(conditioning, lambda value: (value.float() if value.is_floating_point() else value).cpu())
