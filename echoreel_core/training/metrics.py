@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FILE = "metrics.jsonl"
 CURVE = "loss.png"
+LOOK_BACK = 25
+"""Steps over which the noise levels drawn even out: a single one's loss says more of its level than of the training."""
 
 
 class MetricsLog:
@@ -108,8 +110,8 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def smoothed(points: Sequence[tuple[float, float]], share: float = 0.05) -> list[tuple[float, float]]:
-    """An exponential running mean that looks back over about `share` of all points."""
-    keep = max(0.0, 1 - 1 / max(1.0, share * len(points)))
+    """An exponential running mean that looks back over about `share` of all points, and no fewer than `LOOK_BACK`."""
+    keep = 1 - 1 / max(LOOK_BACK, share * len(points))
     out, mean, weight = [], 0.0, 0.0
     for step, value in points:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)

@@ -19,7 +19,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...echoreel_core.action.adapter import AdapterConfig, content_id
+from ...echoreel_core.action.adapter import AdapterConfig
 from ...echoreel_core.action.compiled import uncompiled
 from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
@@ -33,6 +33,7 @@ from ..families.base import TokenGrid
 from ..families.clip_conditioning import KNOWN, KNOWN_MASK, LEADING, Clip
 from .image_conditioning import as_the_host_has_it, image_conditioning
 from .kernels import kernels_with_gradients
+from .weights_id import weights_id
 
 Result = TypeVar("Result")
 
@@ -383,6 +384,7 @@ class NodeEncoders:
         return [self._told(text) for text in texts]
 
     def _told(self, text: str) -> Conditioning:
+        comfy.model_management.throw_exception_if_processing_interrupted()
         tokens, conditioning = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text))[0]
         conditioning = {**{name: value for name, value in conditioning.items() if name != "hooks"}, TOKENS: tokens[0]}
         return map_tensors(conditioning, lambda value: (value.float() if value.is_floating_point() else value).cpu())
@@ -390,33 +392,3 @@ class NodeEncoders:
     def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
         """See `Encoders`."""
         return image_conditioning(self._family, self._base, Clip(frames, fps, self._vae, self._vision))
-
-
-def weights_id(owner: Any, module: torch.nn.Module) -> str:
-    """Names what a VAE, CLIP or CLIP vision model computes with: its weights, the patches on them, the layer it takes.
-
-    The weights are those before patching, also while a patched clone of the same module is loaded.
-    """
-    weights = dict(module.state_dict())
-    patcher = getattr(owner, "patcher", None)
-    if patcher is not None:
-        weights |= {key: kept.weight for key, kept in patcher.backup.items() if key in weights}
-    changes = {key: patches for key, patches in getattr(patcher, "patches", {}).items() if patches}
-    layer = getattr(owner, "layer_idx", None)
-    named = content_id(weights)
-    if changes or layer is not None:
-        named += hashlib.blake2b(repr((_named(changes), layer)).encode(), digest_size=6).hexdigest()
-    return named
-
-
-def _named(patch: Any) -> Any:
-    """A patch with its tensors named by their content and its other objects by their class."""
-    if isinstance(patch, Tensor):
-        return content_id({"": patch})
-    if isinstance(patch, dict):
-        return [(str(key), _named(value)) for key, value in sorted(patch.items(), key=lambda item: str(item[0]))]
-    if isinstance(patch, (list, tuple)):
-        return [_named(part) for part in patch]
-    if patch is None or isinstance(patch, (bool, int, float, str)):
-        return patch
-    return type(patch).__name__, _named(getattr(patch, "weights", None))
