@@ -62,9 +62,9 @@ def check_file(path: str | os.PathLike, kind: str) -> None:
             f"{name} cannot be opened ({why}): check its name, place and permissions, or choose another {kind}."
         ) from None
     if stat.S_ISDIR(status.st_mode):
-        raise EchoReelError(f"{name} cannot be opened, it is a folder: choose a {kind}.")
+        raise EchoReelError(f"{name} cannot be opened, it is a folder: choose another {kind}.")
     if not stat.S_ISREG(status.st_mode):
-        raise EchoReelError(f"{name} cannot be opened, it is a pipe or a device: choose a {kind} on a disk.")
+        raise EchoReelError(f"{name} cannot be opened, it is a pipe or a device: choose another {kind}, on a disk.")
     if not status.st_size:
         raise EchoReelError(f"{name} is empty (0 bytes), damaged or not yet written: copy or upload it again.")
 

@@ -130,11 +130,12 @@ def read_video(
         wanted_times = sorted(repeats)
         times, facts = [], None
         for wanted, (shown, picture) in zip(wanted_times, video.pictures(wanted_times, step), strict=True):
-            rgb = upright_rgb(picture)
             if facts is None:
-                facts = _facts(video, picture, rgb)
-            swapped = orientation(picture)[0]
-            aspect = 1 / video.pixel_aspect if swapped else video.pixel_aspect
+                turned = orientation(picture)
+            rgb = upright_rgb(picture, turned)
+            if facts is None:
+                facts = _facts(video, picture, rgb, turned)
+            aspect = 1 / video.pixel_aspect if turned[0] else video.pixel_aspect
             frame = fit(rgb, width, height, crop, float(aspect))
             for _ in range(repeats[wanted]):
                 frames[done] = frame
@@ -243,9 +244,9 @@ def _is_webp(source: Source) -> bool:
     return isinstance(source, (str, os.PathLike)) and is_animated_webp(source)
 
 
-def _facts(video: VideoFile, picture: VideoFrame, rgb: Tensor) -> VideoFacts:
+def _facts(video: VideoFile, picture: VideoFrame, rgb: Tensor, turned: tuple[bool, bool, bool]) -> VideoFacts:
     height, width = rgb.shape[:2]
-    swapped, left, up = orientation(picture)
+    swapped, left, up = turned
     mirrored = swapped ^ left ^ up
     return VideoFacts(
         video.name,

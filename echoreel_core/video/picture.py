@@ -18,13 +18,17 @@ _HD = (1280, 577)
 """From this width or height on, players take colours that are not tagged for BT.709, below it for BT.601."""
 
 
-def upright_rgb(picture: av.VideoFrame) -> Tensor:
-    """[H, W, 3] bytes: turned and mirrored as the file says, transparent parts over white, HDR brought to SDR."""
-    swapped, left, up = orientation(picture)
+def upright_rgb(picture: av.VideoFrame, turned: tuple[bool, bool, bool]) -> Tensor:
+    """[H, W, 3] bytes: turned and mirrored as the file says, transparent parts over white, HDR brought to SDR.
+
+    Args:
+        turned: the clip's `orientation`.
+    """
+    swapped, left, up = turned
     image = _rgb(picture)
     if swapped:
         image = image.transpose(0, 1)
-    sides = [side for side, turned in ((0, up), (1, left)) if turned]
+    sides = [side for side, reversed_ in ((0, up), (1, left)) if reversed_]
     return image.flip(sides) if sides else image
 
 
@@ -32,6 +36,7 @@ def orientation(picture: av.VideoFrame) -> tuple[bool, bool, bool]:
     """(rows and columns swapped, then columns reversed, rows reversed), by the display matrix.
 
     A point (x, y) of the picture is shown at (a x + c y, b x + d y), as in ISO 14496-12, 8.3.2; right angles only.
+    To be asked once per clip: PyAV ties frame and side data into a circle, which keeps the frame in memory for long.
     """
     matrix = picture.side_data.get("DISPLAYMATRIX")
     if matrix is None:

@@ -283,7 +283,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
         load_action(path)
     with pytest.raises(ValueError, match="missing.safetensors"):
         load_action(tmp_path / "missing.safetensors")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="cannot be opened"):
         load_action(tmp_path)
 
 
