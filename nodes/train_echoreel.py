@@ -13,6 +13,7 @@ from comfy_api.latest import io
 from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.pixel_actions.model.files import PAIRS
 from .models.adapter import LoadedAdapter, load_adapter
+from .pictures.drawing import to_frame
 from .wires import EchoReelWire
 
 RUNS = "echoreel_training"
@@ -339,9 +340,7 @@ def _curve(folder: Path) -> torch.Tensor:
     """A run's loss over the steps, [1, H, W, 3]."""
     from ..echoreel_core.training.metrics import FILE, draw_curves, read_metrics
 
-    curve = draw_curves(read_metrics(folder / FILE))
-    pixels = torch.frombuffer(bytearray(curve.tobytes()), dtype=torch.uint8).view(1, curve.height, curve.width, 3)
-    return pixels.float() / 255
+    return to_frame(draw_curves(read_metrics(folder / FILE)))[None]
 
 
 NODES = [TrainEchoReel]

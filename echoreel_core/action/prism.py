@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import EchoReelError
 from ..modules.attention import Attention, AttentionFunction, GEGLUFeedForward, TemporalAttention, scaled_dot_product
-
-Progress = Callable[[int, int], None]
-"""Called with (layers done, layers in all); may raise to stop the work."""
+from ..progress import Progress
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import EchoReelError
+from ..progress import Progress
 from ..video.captions import caption_of_names, sidecar_caption
 from ..video.kinds import is_clip
 from .database import ELSEWHERE, VERSION, connect, damaged, format_version, plain_errors, read_facts, renew, write_facts
@@ -29,9 +30,6 @@ BATCH = 50_000
 """Rows of a table per transaction: what memory a build takes, and what an interruption can cost."""
 FILES_BATCH = 500
 """Files per transaction: each may have a text to read, perhaps from a slow disk."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, of); what it raises stops the build, and what was done so far is kept."""
 
 
 @dataclass(frozen=True)

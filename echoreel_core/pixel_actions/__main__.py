@@ -54,89 +54,123 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    folder = getattr(arguments, "folder", None)
-    if arguments.command == "autoencoder":
-        from .recipes.train_autoencoder import train
+    """Runs the command, importing what only that needs."""
+    COMMANDS[arguments.command](arguments)
 
-        train(folder, arguments.steps)
-    elif arguments.command == "pairs":
-        from .recipes.pairs import write_chunks
 
-        write_chunks(folder / "pairs", folder / "autoencoder.safetensors", 1, arguments.chunks)
-    elif arguments.command == "judge":
-        from .recipes.train_judge import train
+def _autoencoder(arguments: argparse.Namespace) -> None:
+    from .recipes.train_autoencoder import train
 
-        train(folder, folder / "autoencoder.safetensors", arguments.steps)
-    elif arguments.command == "text":
-        from .recipes.pretrain_text import train
+    train(arguments.folder, arguments.steps)
 
-        train(folder, arguments.steps)
-    elif arguments.command == "base":
-        from .recipes.train_base import train
 
-        train(
-            folder,
-            folder / "text.pt",
-            folder / "pairs",
-            arguments.steps,
-            offset=arguments.noise_offset,
-            turning=arguments.turning,
-            fast=not arguments.eager,
-            until=arguments.until,
-        )
-    elif arguments.command == "adapter":
-        from .recipes.train_adapter import SETTINGS, train
+def _pairs(arguments: argparse.Namespace) -> None:
+    from .recipes.pairs import write_chunks
 
-        settings = replace(
-            SETTINGS,
-            steps=arguments.steps,
-            noise_offset=arguments.noise_offset,
-            compile="no" if arguments.eager else "default",
-        )
-        paths = folder / "adapter", folder / "base.pt", folder / "pairs"
-        train(*paths, settings, round(arguments.turning), arguments.until, lambda line: print(line, flush=True))
-    elif arguments.command == "export":
-        from .recipes.export import export
+    folder = arguments.folder
+    write_chunks(folder / "pairs", folder / "autoencoder.safetensors", 1, arguments.chunks)
 
-        export(
-            arguments.out,
-            folder / "base.pt",
-            folder / "adapter" / "adapter.safetensors",
-            folder / "autoencoder.safetensors",
-        )
-    elif arguments.command == "curves":
-        from .recipes.curves import draw
 
-        draw(folder, arguments.out)
-    elif arguments.command == "clips":
-        from .recipes.example_clips import write_clips, write_pairs
+def _judge(arguments: argparse.Namespace) -> None:
+    from .recipes.train_judge import train
 
-        write_clips()
-        write_pairs()
-    elif arguments.command == "evaluate":
-        from .evaluation.guided import evaluate_guided
-        from .evaluation.judge import load_judge
-        from .evaluation.table import HEADER, evaluate, evaluate_blend, write
-        from .model.embedded import load_embedded
+    train(arguments.folder, arguments.folder / "autoencoder.safetensors", arguments.steps)
 
-        sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
-        print(HEADER)
-        model, autoencoder = load_embedded(arguments.model)
-        result = evaluate(
-            model,
-            autoencoder,
-            load_judge(arguments.judge),
-            **sampling,
-            progress=lambda line: print(line, flush=True),
-        )
-        judge = load_judge(arguments.judge)
-        result |= evaluate_guided(
-            model.base, autoencoder, judge, **sampling, progress=lambda line: print(line, flush=True)
-        )
-        blend = evaluate_blend(model, autoencoder, **sampling)
-        for name, cell in blend.items():
-            print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
-        write(result | blend, arguments.out)
+
+def _text(arguments: argparse.Namespace) -> None:
+    from .recipes.pretrain_text import train
+
+    train(arguments.folder, arguments.steps)
+
+
+def _base(arguments: argparse.Namespace) -> None:
+    from .recipes.train_base import train
+
+    folder = arguments.folder
+    train(
+        folder,
+        folder / "text.pt",
+        folder / "pairs",
+        arguments.steps,
+        offset=arguments.noise_offset,
+        turning=arguments.turning,
+        fast=not arguments.eager,
+        until=arguments.until,
+    )
+
+
+def _adapter(arguments: argparse.Namespace) -> None:
+    from .recipes.train_adapter import SETTINGS, train
+
+    folder = arguments.folder
+    settings = replace(
+        SETTINGS,
+        steps=arguments.steps,
+        noise_offset=arguments.noise_offset,
+        compile="no" if arguments.eager else "default",
+    )
+    paths = folder / "adapter", folder / "base.pt", folder / "pairs"
+    train(*paths, settings, round(arguments.turning), arguments.until, _say)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .recipes.export import export
+
+    folder = arguments.folder
+    export(
+        arguments.out,
+        folder / "base.pt",
+        folder / "adapter" / "adapter.safetensors",
+        folder / "autoencoder.safetensors",
+    )
+
+
+def _curves(arguments: argparse.Namespace) -> None:
+    from .recipes.curves import draw
+
+    draw(arguments.folder, arguments.out)
+
+
+def _clips(_arguments: argparse.Namespace) -> None:
+    from .recipes.example_clips import write_clips, write_pairs
+
+    write_clips()
+    write_pairs()
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .evaluation.guided import evaluate_guided
+    from .evaluation.judge import load_judge
+    from .evaluation.table import HEADER, evaluate, evaluate_blend, write
+    from .model.embedded import load_embedded
+
+    sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
+    print(HEADER)
+    (model, autoencoder), judge = load_embedded(arguments.model), load_judge(arguments.judge)
+    result = evaluate(model, autoencoder, judge, **sampling, progress=_say)
+    result |= evaluate_guided(model.base, autoencoder, judge, **sampling, progress=_say)
+    blend = evaluate_blend(model, autoencoder, **sampling)
+    for name, cell in blend.items():
+        print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
+    write(result | blend, arguments.out)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+COMMANDS = {
+    "autoencoder": _autoencoder,
+    "pairs": _pairs,
+    "judge": _judge,
+    "text": _text,
+    "base": _base,
+    "adapter": _adapter,
+    "export": _export,
+    "curves": _curves,
+    "clips": _clips,
+    "evaluate": _evaluate,
+}
 
 
 if __name__ == "__main__":

@@ -12,9 +12,6 @@ import torch
 from ..errors import EchoReelError
 from .config import TrainingSettings, VideoSettings
 
-Progress = Callable[[int, int, str], None]
-"""Called with (items done, items in all, one line about the latest)."""
-
 WINDOW = 20
 """The pace is that of the latest items: the first are slow, and other programs come and go."""
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 import torch
 
 from ..errors import EchoReelError
+from .pillow import bytes_of
 
 UNTIMED = 100  # ms a picture stays when the file says 0, as in browsers
 
@@ -42,7 +43,7 @@ class AnimatedWebP:
     def __getitem__(self, index: int) -> torch.Tensor:
         self._seek(index)
         picture = self._image.convert("RGB")
-        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(picture.height, picture.width, 3)
+        return bytes_of(picture)
 
     def __enter__(self) -> "AnimatedWebP":
         return self

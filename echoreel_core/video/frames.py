@@ -3,7 +3,7 @@
 import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -13,6 +13,7 @@ from av import VideoFrame
 from torch import Tensor
 
 from ..errors import EchoReelError
+from ..progress import Progress
 from .animated_webp import AnimatedWebP
 from .captions import sidecar_caption
 from .frame_choice import CROPS, FrameSelection
@@ -31,9 +32,6 @@ __all__ = [
     "sidecar_caption",
     "video_length",
 ]
-
-Progress = Callable[[int, int], None]
-"""Called with (frames ready, frames in all), also for each frame passed over. What it raises stops the reading."""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image, ImageFont
 from torch import Tensor
+
+from ...echoreel_core.video.pillow import bytes_of
 
 GROUND, CARD, TEXT, MARK = (24, 24, 24), (48, 48, 48), (230, 230, 230), (255, 196, 0)
 
@@ -22,4 +23,4 @@ def to_picture(frame: Tensor) -> Image.Image:
 
 def to_frame(picture: Image.Image) -> Tensor:
     """[H, W, 3], floats from 0 to 1."""
-    return torch.from_numpy(np.array(picture)).float().div_(255)
+    return bytes_of(picture).float().div_(255)

@@ -14,7 +14,9 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MOST_BYTES = 25 * 2**20
-MAKING = tuple(f"echoreel_core/pixel_actions/{part}" for part in ("__main__.py", "recipes/", "evaluation/", "results/"))
+MAKING = tuple(
+    f"echoreel_core/pixel_actions/{part}" for part in ("__main__.py", "recipes/", "evaluation/", "results/", "wan/")
+)
 """How the embedded models are made and measured: in the repository only."""
 
 

@@ -6,6 +6,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ...video.pillow import bytes_of
+
 _BAR = 26  # height of a name, pixels
 _GAP = 8
 
@@ -40,5 +42,4 @@ def _name(text: str, width: int, height: int) -> Tensor:
     """Dark on white, `[1, height, width, 3]`."""
     picture = Image.new("L", (width, height), 255)
     ImageDraw.Draw(picture).text((4, height // 2), text, fill=30, anchor="lm", font=ImageFont.load_default(15))
-    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, height, width, 1)
-    return (values.float() / 255).expand(-1, -1, -1, 3)
+    return (bytes_of(picture)[None].float() / 255).expand(-1, -1, -1, 3)

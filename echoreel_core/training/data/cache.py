@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from ...errors import EchoReelError
+from ...progress import Progress
 from ...video.frames import read_video
 from ..config import VideoSettings
-from ..progress import Progress
 from ..trainable import Encoders
 from .cache_folder import CLIP_KIND, TEXT_KIND, CacheFolder, key_of, request
 from .check import framings, same_recordings, without_copies
