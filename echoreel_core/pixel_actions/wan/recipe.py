@@ -77,7 +77,7 @@ class _Results:
 
 def make(plan: Plan, say: Callable[[str], None]) -> None:
     """Write the VAE, the base, `results.json`, `sheet.png` and `log.jsonl` into the plan's folder. A VAE that is there
-    already is taken. `say` gets a line every few seconds."""
+    already, or beside this file, is taken. `say` gets a line every few seconds."""
     start = time.monotonic()
     plan.folder.mkdir(parents=True, exist_ok=True)
     device, results, file = torch.device(plan.device), _Results(plan.folder), Log(plan.folder / "log.jsonl")
@@ -93,8 +93,10 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
         return plan.minutes - (time.monotonic() - start) / 60
 
     text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(_JUDGE).to(device)
-    if (path := plan.folder / VAE_FILE).exists():
-        vae = read_vae(path, device)
+    path = plan.folder / VAE_FILE
+    made = path if path.exists() or plan.tiny else Path(__file__).with_name(VAE_FILE)
+    if made.exists():
+        vae = read_vae(made, device)
     else:
         sizes = {"width": 8, "frames": 2 * FRAMES} if plan.tiny else {}
         vae = train_vae(VAESettings(plan.vae_minutes, **sizes), device, log, graphs=not plan.plain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,9 +11,21 @@ from echoreel_core.action.adapter import EchoReelAdapter
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
+from echoreel_core.pixel_actions.wan import recipe
 from echoreel_core.pixel_actions.wan.captions import Captions
 from echoreel_core.pixel_actions.wan.data import turns
-from echoreel_core.pixel_actions.wan.latents import FRAMES, MEAN, RESOLUTION, STD, seen, seen_frames
+from echoreel_core.pixel_actions.wan.export import VAE_FILE, read_vae
+from echoreel_core.pixel_actions.wan.latents import (
+    FRAMES,
+    MEAN,
+    RESOLUTION,
+    SHAPE,
+    STD,
+    decode,
+    encode,
+    seen,
+    seen_frames,
+)
 from echoreel_core.pixel_actions.wan.model import WanConfig, WanModel, start
 from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
 from echoreel_core.pixel_actions.wan.pairs import PairLatents, WanPairs
@@ -151,3 +165,14 @@ def test_the_trainer_takes_the_second_base(pairs):
     assert 0.5 < result.loss < 4 and result.gradient_norm > 0
     assert all(layer.to_out.weight.abs().max() > 0 for layer in adapter.attentions)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.heavy
+def test_the_vae_that_is_there_keeps_what_a_clip_shows():
+    vae = read_vae(Path(recipe.__file__).with_name(VAE_FILE))
+    pixels = render(draw_clips(2, 905, ("cartwheel", "figure_eight")), RESOLUTION, FRAMES)
+    latents = encode(vae, pixels)
+    assert latents.shape == (2, *SHAPE)
+    assert latents.mean().abs() < 0.2 and 0.8 < latents.std() < 1.2  # as the family's models take them
+    error = (decode(vae, latents) - pixels).square().mean()
+    assert -10 * error.log10() > 25  # dB
