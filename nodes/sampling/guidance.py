@@ -66,10 +66,16 @@ class GuidedRun:
     course: Course
     layout: ClipLayout
     sigmas: list[float] = field(default_factory=list)
+    _step: int = field(default=-1, init=False)
 
-    def is_step(self, sigma: float) -> bool:
-        """Whether a step of the schedule begins there: some samplers look in between, some begin a little lower."""
-        return any(math.isclose(sigma, step, rel_tol=1e-3) for step in self.sigmas[:-1])
+    def begins_step(self, sigma: float) -> bool:
+        """Whether the next step of the schedule begins there, once for each: some samplers look in between, some begin
+        a little lower, some look twice."""
+        for step, level in enumerate(self.sigmas[:-1]):
+            if step > self._step and math.isclose(sigma, level, rel_tol=1e-3):
+                self._step = step
+                return True
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +148,7 @@ class GuidancePatch:
         clip = run.layout.read(x)
         moved = run.course.moved(clip, sigma)
         clean = executor(x if moved is clip else run.layout.write(x, moved), timestep, options, seed)
-        if run.is_step(sigma):
+        if run.begins_step(sigma):
             run.course.observe(run.layout.read(clean), sigma)
         return clean
 
