@@ -76,7 +76,7 @@ def test_without_an_adapter_the_plain_model_runs(name, object_info):
     (saved,) = (node for node in prompt.values() if node["class_type"] == "SaveVideo")
     assert saved["inputs"]["video"]
     (note,) = of_type(workflow, "MarkdownNote")
-    assert "docs/hosts.md#train-an-adapter" in note["widgets_values"][0]
+    assert "docs/model-families.md#train-an-adapter" in note["widgets_values"][0]
 
 
 @pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
