@@ -105,8 +105,8 @@ def write_safetensors(
                 file.write(tensor.flatten().view(torch.uint8).numpy().data)
     except OSError as error:
         raise EchoReelError(
-            f"{path} cannot be written ({error.strerror or error}): it takes {end / 1e6:,.0f} MB in a folder that you "
-            "may write to."
+            f"{Path(path).name} cannot be written ({error.strerror or error}): it needs {end / 1e6:,.0f} MB in a "
+            "folder where you have write permission."
         ) from None
 
 
@@ -127,7 +127,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
     except (SafetensorError, OSError) as error:
         raise EchoReelError(_unreadable(name, error)) from None
     if text is None:
-        raise EchoReelError(f"{name} is not an EchoReel {kind}: it carries no EchoReel description.")
+        raise EchoReelError(f"{name} is not an EchoReel {kind}: it has no EchoReel description.")
     try:
         description = json.loads(text)
         found_kind, found_version = description["format"], int(description["version"])
@@ -137,7 +137,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
         raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {found_kind}.")
     if found_version > version:
         raise EchoReelError(
-            f"{name} is of format version {found_version}, this pack reads up to {version}: update the pack."
+            f"{name} has format version {found_version}, but this pack reads up to version {version}: update the pack."
         )
     return description
 

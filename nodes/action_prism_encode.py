@@ -16,7 +16,7 @@ from .models.adapter import LoadedAdapter
 from .wires import ActionWire, EchoReelWire
 
 NO_ECHOREEL = (
-    "There is no EchoReel in the checkpoint that is connected: it is the base model alone. "
+    "The connected checkpoint has no EchoReel in it: it is the base model alone. "
     "Load one that has it, or connect Load EchoReel Adapter."
 )
 
@@ -142,8 +142,8 @@ def _prism_text(prompt: list, caption_tokens: Tensor) -> Tensor:
     tokens = prompt[0][0]
     if tokens.shape[-1] != caption_tokens.shape[-1]:
         raise EchoReelError(
-            f"The prompt's text is {tokens.shape[-1]} wide, the caption's {caption_tokens.shape[-1]}: "
-            "connect the CLIP that the prompts were encoded with."
+            f"The prompt's text tokens are {tokens.shape[-1]} wide, but the caption's are {caption_tokens.shape[-1]}: "
+            "connect the CLIP that encoded the prompts."
         )
     return torch.cat((tokens, caption_tokens.to(tokens).expand(tokens.shape[0], -1, -1)), dim=1)
 

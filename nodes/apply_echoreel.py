@@ -205,8 +205,8 @@ class ApplyEchoReel(io.ComfyNode):
             raise EchoReelError(NO_ECHOREEL)
         if end_second and end_second <= start_second:
             raise EchoReelError(
-                f"The action is to end at {end_second:g} seconds but begins at {start_second:g}: let it end later, "
-                "or at 0 for the end of the clip."
+                f"The action ends at {end_second:g} s but begins at {start_second:g} s: set a later end, or 0 for the "
+                "end of the clip."
             )
         block_curve = curve(blocks, BLOCKS, block_strengths, "block_strengths")
         control = Control(
@@ -239,20 +239,20 @@ def apply_action(
     family = find_family(diffusion_model)
     if config.host != family.name:
         raise EchoReelError(
-            f"The EchoReel adapter was trained for {config.host!r} models, the model that is connected is "
+            f"The EchoReel adapter was trained for {config.host!r} models, but the connected model is "
             f"{family.title} ({family.name!r}): use an adapter that was trained for it."
         )
     check_fit(family, diffusion_model, {site.name: site.dim for site in config.sites})
     channels = family.video_channels or model.get_model_object("latent_format").latent_channels
     if channels != config.prism.latent_channels:
         raise EchoReelError(
-            f"The EchoReel adapter was trained on latents of {config.prism.latent_channels} channels, this "
+            f"The EchoReel adapter was trained on latents with {config.prism.latent_channels} channels, but this "
             f"{family.title} model has {channels}: use the adapter made for it."
         )
     if action.adapter_id != echoreel.id:
         raise EchoReelError(
-            f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
-            f"({echoreel.id}): encode the reference with the one you apply."
+            f"The action was made with the EchoReel adapter {action.adapter_id}, but {echoreel.id} is connected here: "
+            "encode the reference with the adapter you apply."
         )
     patched = model.clone()
     if strength == 0.0 or start_percent >= end_percent:

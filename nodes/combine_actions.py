@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.combine import combine
-from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.errors import EchoReelError, counted
 from .wires import ActionWire
 
 MOST_ACTIONS = 16
@@ -23,9 +23,14 @@ def parse_weights(text: str, count: int) -> list[float]:
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError:
-        raise EchoReelError(f"The weights are {text!r}: write numbers with commas between, like 1, 0.5") from None
+        raise EchoReelError(
+            f"The weights are {text!r}: write numbers separated by commas, for example 1, 0.5."
+        ) from None
     if len(weights) != count:
-        raise EchoReelError(f"There are {count} actions but {len(weights)} weights ({text}): write one for each.")
+        raise EchoReelError(
+            f"Got {counted(len(weights), 'weight')} ({text}) for {counted(count, 'action')}: write one weight for each "
+            "action."
+        )
     return weights
 
 

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.errors import EchoReelError, counted
 from ..echoreel_core.video.frames import fit
 from .pictures.drawing import GROUND, TEXT, letters, to_frame
 
@@ -85,7 +85,7 @@ class Compare(io.ComfyNode):
     def execute(cls, clips: dict, labels: str, layout: str, height: int, moments: int = 6) -> io.NodeOutput:
         found = {int(name.rsplit("_", 1)[1]): frames_of(clip) for name, clip in clips.items() if clip is not None}
         if not found:
-            raise EchoReelError("There is nothing to compare: connect two clips or more.")
+            raise EchoReelError("There is nothing to compare: connect at least two clips.")
         names = labels.splitlines()
         titles = [names[index].strip() if index < len(names) else "" for index in found]
         longest = max(map(len, found.values()))
@@ -100,7 +100,7 @@ def frames_of(clip) -> Tensor:
     """[T, H, W, C] of an IMAGE or a VIDEO. Raises: EchoReelError where it has none."""
     frames = clip if isinstance(clip, Tensor) else clip.get_components().images
     if not len(frames):
-        raise EchoReelError("A clip to compare holds no frames: connect another one.")
+        raise EchoReelError("A clip to compare has no frames: connect another one.")
     return frames
 
 
@@ -140,8 +140,9 @@ def _empty(count: int, height: int, width: int) -> Tensor:
         return (torch.tensor(GROUND) / 255).expand(count, height, width, 3).clone()
     except RuntimeError:
         raise EchoReelError(
-            f"{count} frames of {width} x {height} take {count * width * height * 12 / 2**30:.1f} GB, more memory than "
-            "there is: draw the clips less tall, or compare fewer."
+            f"{counted(count, 'frame')} of {width} x {height} pixels would take "
+            f"{count * width * height * 12 / 2**30:.1f} GB, more memory than there is: lower the height, or compare "
+            "fewer clips."
         ) from None
 
 

@@ -247,11 +247,9 @@ def input_path(file: str | None) -> str:
     try:
         path = os.path.realpath(os.path.join(folder, name))
     except ValueError:  # a zero byte
-        raise EchoReelError(f"{file!r} is no file name: choose another video.") from None
+        raise EchoReelError(f"{file!r} is not a file name: choose another video.") from None
     if not path.startswith(os.path.join(folder, "")):
-        raise EchoReelError(
-            f"{file!r} lies outside ComfyUI's {os.path.basename(folder)} folder: move the video into it."
-        )
+        raise EchoReelError(f"{file!r} is outside ComfyUI's {os.path.basename(folder)} folder: move the video into it.")
     if not os.path.isfile(path):
         raise EchoReelError(f"There is no video {file!r} in the {os.path.basename(folder)} folder: choose another one.")
     return path

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.motion import action_motion
-from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.errors import EchoReelError, counted
 from .action_prism_encode import NO_ECHOREEL
 from .models.adapter import LoadedAdapter
 from .pictures.action_preview import draw_motion
@@ -55,18 +55,21 @@ class PreviewAction(io.ComfyNode):
             raise EchoReelError(NO_ECHOREEL)
         if action.adapter_id != echoreel.id:
             raise EchoReelError(
-                f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
-                f"({echoreel.id}): connect the one it was encoded with."
+                f"The action was made with the EchoReel adapter {action.adapter_id}, but {echoreel.id} is connected "
+                "here: connect the adapter it was encoded with."
             )
         references = action.references
         if reference > len(references):
-            raise EchoReelError(f"The action holds {len(references)} references, there is no number {reference}.")
+            raise EchoReelError(
+                f"There is no reference {reference}: the action has {counted(len(references), 'reference')}. Choose a "
+                "lower number."
+            )
         shown = references[reference - 1]
         count = shown.source.get("frames", len(frames))
         if count != len(frames):
             raise EchoReelError(
-                f"The action was taken from {count} frames, {len(frames)} are connected: connect the ones that went "
-                "into Action Prism Encode."
+                f"The action was made from {counted(count, 'frame')}, but the connected clip has {len(frames)}: "
+                "connect the frames that went into Action Prism Encode."
             )
         motion = action_motion(shown.positive[0], echoreel.config.prism.grid)
         picture = draw_motion(frames, motion)

@@ -209,11 +209,11 @@ class FindReferenceVideo(io.ComfyNode):
             hits = opened.search(query, top_k)
             root = opened.root
         if not hits:
-            raise EchoReelError(f"No caption in {name} speaks of {query!r}: try other words.")
+            raise EchoReelError(f"No caption in {name} matches {query!r}: try other words.")
         here = [hit for hit in hits if hit.path]
         if here and not _is_allowed(root):
             raise EchoReelError(
-                f"The clips of {name} lie in {root}, outside the folders ComfyUI may read: add that folder as "
+                f"The clips of {name} are outside the folders that ComfyUI may read: add their folder as "
                 f"{LIBRARY_FOLDER} in extra_model_paths.yaml."
             )
         chosen = here[seed % len(here)] if here else None
@@ -229,8 +229,8 @@ class FindReferenceVideo(io.ComfyNode):
             video, caption = InputImpl.VideoFromFile(chosen.path), chosen.caption
         else:
             video = caption = ExecutionBlocker(
-                f"{name} knows {query!r} only from clips that are not on this disk: download one from its link, put it "
-                "with the library's clips and build the library again, or try other words."
+                f"No clip in {name} that matches {query!r} is on this disk: download one from its link, put it with "
+                "the library's clips and build the library again, or try other words."
             )
         return io.NodeOutput(video, caption, text, strip, ui=ui.PreviewImage(strip, cls=cls))
 
@@ -289,8 +289,8 @@ def _source_path(source: str | None) -> str:
     roots = [os.path.realpath(path) for known, path in _roots() if known == label]
     if not roots:
         raise EchoReelError(
-            f"{source!r} is no place for clips: choose a folder or table in ComfyUI's input folder or in "
-            f"models/{LIBRARY_FOLDER}."
+            f"{source!r} is outside the folders that ComfyUI may read: choose a folder or table in ComfyUI's input "
+            f"folder or in models/{LIBRARY_FOLDER}."
         )
     for root in roots:
         path = os.path.realpath(os.path.join(root, name))

@@ -57,7 +57,7 @@ class SaveAction(io.ComfyNode):
         root = os.path.join(folder_paths.get_output_directory(), ACTION_FOLDER)
         if not Path(root, filename_prefix).resolve().is_relative_to(Path(root).resolve()):
             raise EchoReelError(
-                f"{filename_prefix!r} leads out of output/{ACTION_FOLDER}: give a name, or folder/name in it."
+                f"{filename_prefix!r} leads outside output/{ACTION_FOLDER}: use a name, or folder/name, inside it."
             )
         os.makedirs(root, exist_ok=True)
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)

@@ -45,7 +45,7 @@ def _data_sets() -> list[str]:
 def _run_folder(name: str) -> Path:
     """Where a run keeps its files. Raises: EchoReelError where the name is no plain folder name."""
     if not name.strip() or name != os.path.basename(name) or name.startswith("."):
-        raise EchoReelError(f"The name {name!r} cannot be a folder's name: use letters, digits, - and _.")
+        raise EchoReelError(f"The name {name!r} cannot be used for a folder: use letters, digits, - and _.")
     return Path(folder_paths.get_output_directory(), RUNS, name)
 
 
@@ -233,7 +233,8 @@ class TrainEchoReel(io.ComfyNode):
             return True
         if not data:
             return (
-                "No clips are chosen to train on: put a folder of them into ComfyUI's input folder, press R, choose it."
+                "No training clips are chosen: put a folder of clips into ComfyUI's input folder, press R, and choose "
+                "it."
             )
         return f"There is no data set {data!r} in the input folder: put one there and press R."
 
@@ -336,7 +337,7 @@ def _cache(
     with torch.inference_mode(False):
         cached, measured = CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
     if not len(cached):
-        raise EchoReelError(f"With held_out at {data.held_out:g} no pair is left to train on: lower it, or add clips.")
+        raise EchoReelError(f"With held_out at {data.held_out:g}, no pair is left to train on: lower it, or add clips.")
     return cached, measured
 
 
@@ -356,8 +357,8 @@ def _adapter(
         config = echoreel.config
         if text_width != config.prism.text_width:
             raise EchoReelError(
-                f"The EchoReel adapter reads text that is {config.prism.text_width} wide, the text encoder's is "
-                f"{text_width}: connect the one that it was trained with."
+                f"The EchoReel adapter reads text tokens that are {config.prism.text_width} wide, but the text "
+                f"encoder's are {text_width} wide: connect the text encoder it was trained with."
             )
     else:
         _, channels, frames, height, width = sample.reference.shape
@@ -372,8 +373,8 @@ def _adapter(
         )
     if prompt_width != text_width:
         raise EchoReelError(
-            f"The model is told of images in tokens that are {prompt_width} wide, the text encoder's are {text_width}: "
-            "connect a text encoder whose are as wide."
+            f"The model reads images as tokens that are {prompt_width} wide, but the text encoder's tokens are "
+            f"{text_width} wide: connect a text encoder whose tokens are {prompt_width} wide."
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -125,8 +125,8 @@ def check_weights(name: str, weights: Mapping[str, Tensor], expected: Mapping[st
             raise EchoReelError(f"{name} holds a tensor that does not belong to it: {key}.")
         if tuple(weights[key].shape) != tuple(expected[key]):
             raise EchoReelError(
-                f"{name}: the tensor {key} is {list(weights[key].shape)}, "
-                f"but by its description it is {list(expected[key])}."
+                f"{name} is damaged: the tensor {key} has the shape {list(weights[key].shape)}, "
+                f"but its description says {list(expected[key])}."
             )
 
 

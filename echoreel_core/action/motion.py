@@ -45,7 +45,7 @@ def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
     height, width = grid
     if tokens.shape[1] % (height * width):
         raise EchoReelError(
-            f"An action token of {tokens.shape[1]} numbers does not divide into {height} x {width} cells."
+            f"An action token of {tokens.shape[1]} numbers cannot be divided into {height} x {width} cells."
         )
     features = tokens.float().unflatten(1, (height, width, -1))
     size = tokens.float().norm(dim=1).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)

@@ -127,7 +127,7 @@ class ActionPrism(nn.Module):
             )
         if text.shape[-1] != config.text_width:
             raise EchoReelError(
-                f"The text is {text.shape[-1]} wide, but this Action Prism takes {config.text_width}: "
+                f"The text tokens are {text.shape[-1]} wide, but this Action Prism takes {config.text_width}: "
                 "use the CLIP (text encoder) of the model it was trained for."
             )
         text = self.text_in(text)
@@ -145,5 +145,5 @@ def check_finite(latents: Tensor) -> None:
     if not torch.isfinite(latents).all():
         raise EchoReelError(
             "The reference contains NaN or infinite values, so no action can be read from it: "
-            "check the frames (and the VAE's precision) that lead into Action Prism Encode."
+            "check the frames and the precision of the VAE."
         )

@@ -59,9 +59,9 @@ def convert(
     targets = [Path(path) for path in (target, adapter_target) if path is not None]
     for path in targets:
         if path.exists():
-            raise EchoReelError(f"{path} exists already: choose another name, or remove it first.")
+            raise EchoReelError(f"{path} already exists: choose another name, or remove the file first.")
         if path.suffix != ".safetensors":
-            raise EchoReelError(f"{path} is to be a safetensors file: choose a name that ends with .safetensors.")
+            raise EchoReelError(f"{path} is not a name for a safetensors file: choose one that ends with .safetensors.")
     if len(targets) > len({path.absolute() for path in targets}):
         raise EchoReelError(f"{target} cannot hold both the base model and the adapter: choose two names.")
     checkpoint = load_released(source)

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     from ..video.write import write_video
 
     if arguments.strength < 0:
-        raise EchoReelError(f"The strength is {arguments.strength}: use 0 (off) or more, 1 is as trained.")
+        raise EchoReelError(f"The strength is {arguments.strength}: use 0 (off) or more; 1 is as trained.")
     source = example_clips().get(arguments.reference, Path(arguments.reference))
     taken = read_video(source, FrameSelection(frames=16, mode="even"), width=32, height=32, crop="center")
     caption = taken.caption if arguments.caption is None else arguments.caption
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     latents = encode(autoencoder, reference)
     made = {}
     for name, references in (("without", []), ("with", [(latents, [caption])])):
-        yield f"FrameSelection {name} EchoReel …"
+        yield f"Sampling {name} EchoReel …"
         sampled = generate(
             model,
             [arguments.prompt],

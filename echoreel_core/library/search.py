@@ -74,8 +74,8 @@ class ReferenceLibrary:
                 facts = read_facts(self._db)
                 if not facts.get("complete"):
                     raise EchoReelError(
-                        f"The library {self._path.name} is half built: run Build Reference Library again, it goes on "
-                        "where it stopped."
+                        f"The library {self._path.name} is incomplete: run Build Reference Library again; it "
+                        "continues where it stopped."
                     )
                 self._db.execute("PRAGMA query_only = ON")
             except BaseException:
@@ -126,7 +126,7 @@ class ReferenceLibrary:
         """The query's words that the library knows, the rarest first."""
         spelled = self._text.words(query)
         if not spelled:
-            raise EchoReelError("There is no word to search for: write what happens in the clip, e.g. jumping.")
+            raise EchoReelError("The query has no words: write what happens in the clip, for example jumping.")
         words = []
         for stem, word in spelled.items():
             found = self._db.execute("SELECT clips FROM words WHERE stem = ?", (stem,)).fetchone()

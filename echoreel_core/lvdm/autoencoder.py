@@ -42,7 +42,9 @@ class AutoencoderConfig:
                 multipliers.append(weights[key].shape[0] // channels)
                 levels += 1
         except KeyError as error:
-            raise EchoReelError(f"The checkpoint's image autoencoder lacks {error}; the file is incomplete.") from None
+            raise EchoReelError(
+                f"The checkpoint's image autoencoder lacks {error}: the file is incomplete, download it again."
+            ) from None
         blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in weights for i in range(16))
         return cls(channels, tuple(multipliers), blocks, latent_channels, image_channels)
 
@@ -202,7 +204,7 @@ class Autoencoder(nn.Module):
         height, width = pictures.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
             raise EchoReelError(
-                f"A picture of {width} × {height} can't be encoded: its sides must be multiples of "
+                f"A picture of {width} × {height} cannot be encoded: its sides must be multiples of "
                 f"{self.config.factor}; resize it first."
             )
         return self.moments(pictures)[0]

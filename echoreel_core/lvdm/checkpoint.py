@@ -106,13 +106,15 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
         with open(path, "rb") as file:
             start = file.read(9)
     except OSError as error:
-        raise EchoReelError(f"{path.name} cannot be opened ({error.strerror}): check its name and place.") from None
+        raise EchoReelError(f"{path.name} cannot be opened ({error.strerror}): check its name and folder.") from None
     left_out: list[str] = []
     if start[8:] == b"{":
         content = read_tensors(path)
     elif start.startswith((b"PK", b"\x80")):
         if path.suffix == ".safetensors":  # torch.load would go by the name
-            raise EchoReelError(f"{path.name} is a torch file under a safetensors name: rename it to end with .pt.")
+            raise EchoReelError(
+                f"{path.name} is a torch file with a .safetensors name: rename it so that it ends with .pt."
+            )
         content = _unpickle(path, zipped=start.startswith(b"PK"))
     else:
         raise EchoReelError(
@@ -125,7 +127,7 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
                 content = content[entry]
                 break
     if not isinstance(content, Mapping):
-        raise EchoReelError(f"{path.name} is no model checkpoint: it holds no dictionary of tensors.")
+        raise EchoReelError(f"{path.name} is not a model checkpoint: it has no dictionary of tensors in it.")
     return _strip_wrapper({str(key): value for key, value in content.items() if isinstance(value, Tensor)}), left_out
 
 
@@ -150,11 +152,11 @@ def _unpickle(path: Path, zipped: bool) -> object:
         foreign = ["or is damaged"]
     except Exception as error:  # whatever a damaged file makes torch run into
         raise EchoReelError(
-            f"{path.name} cannot be read, it is incomplete or damaged: download it again ({reason(error)})."
+            f"{path.name} cannot be read because it is incomplete or damaged: download it again ({reason(error)})."
         ) from None
     raise EchoReelError(
-        f"{path.name} was not loaded, because it wants to run code ({', '.join(foreign[:3])}): "
-        "use the file of the authors, or a safetensors file."
+        f"{path.name} was not loaded because it tries to run code ({', '.join(foreign[:3])}): "
+        "use the authors' file, or a safetensors file."
     )
 
 
@@ -201,7 +203,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
 
     unet = {key.removeprefix(UNET_PREFIX): value for key, value in kept.items() if key.startswith(UNET_PREFIX)}
     if not unet:
-        raise EchoReelError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
+        raise EchoReelError(f"{name} has a different architecture: no tensor name begins with {UNET_PREFIX!r}.")
     echoreel = {key: value for key, value in unet.items() if "video_inject_" in key}
     base = from_released({key: value for key, value in unet.items() if key not in echoreel})
     try:
@@ -209,7 +211,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
         with torch.device("meta"):
             expected = {key: value.shape for key, value in LVDMUNet(unet_config).state_dict().items()}
     except _IMPOSSIBLE_SIZES as error:
-        raise EchoReelError(f"{name} is of another architecture ({reason(error)}).") from None
+        raise EchoReelError(f"{name} has a different architecture ({reason(error)}).") from None
     check_weights(name, base, expected)
 
     adapter, adapter_config = {}, None
@@ -221,7 +223,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
         except KeyError as key:
             raise EchoReelError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
         except _IMPOSSIBLE_SIZES as error:
-            raise EchoReelError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
+            raise EchoReelError(f"{name} has EchoReel parts with a different architecture ({reason(error)}).") from None
         adapter = _adapter_weights(echoreel, adapter_config)
         check_weights(name, adapter, expected)
 

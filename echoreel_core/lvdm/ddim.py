@@ -25,7 +25,7 @@ def ddim_timesteps(steps: int, timesteps: int = 1000) -> list[int]:
     Raises: EchoReelError where steps is not within 1 … timesteps.
     """
     if not 1 <= steps <= timesteps:
-        raise EchoReelError(f"{steps} sampling steps: choose between 1 and {timesteps}.")
+        raise EchoReelError(f"The number of sampling steps is {steps}: choose 1 to {timesteps}.")
     return list(range(1, timesteps, timesteps // steps))[::-1]
 
 

@@ -26,10 +26,10 @@ def find_vocabulary(folder: Path | None) -> Path:
     for candidate in candidates:
         if (candidate / "vocab.json").is_file() and (candidate / "merges.txt").is_file():
             return candidate
-    where = f"in {folder}" if folder else "and this pack is not inside a ComfyUI that has them"
+    where = f"are not in {folder}" if folder else "were not found"
     raise EchoReelError(
-        f"CLIP's vocab.json and merges.txt are needed to read the captions, {where}: name the folder that holds them "
-        f"as `tokenizer` in [model] (in ComfyUI it is {IN_COMFYUI.as_posix()})."
+        f"CLIP's vocab.json and merges.txt {where}: set `tokenizer` in [model] to the folder that has them "
+        f"({IN_COMFYUI.as_posix()} in ComfyUI)."
     )
 
 
@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], Tensor]:
         from tokenizers.models import BPE
     except ImportError:
         raise EchoReelError(
-            "Reading the captions needs the `tokenizers` library: install the trainer's extras, "
+            "Reading captions needs the `tokenizers` library: install the trainer's dependencies with "
             "pip install 'echoreel[train]'."
         ) from None
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))

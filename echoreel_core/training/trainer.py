@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..action.action import Action, Reference
 from ..action.adapter import EchoReelAdapter
 from ..action.injection import AddedLayer, added_layers
-from ..errors import EchoReelError
+from ..errors import EchoReelError, counted
 from .config import TrainingSettings
 from .data.batches import MicroBatch, PairSource, micro_batches, pair_index
 from .loss import add_noise, draw, loss_weight, seed_of, target
@@ -73,17 +73,20 @@ class Trainer:
         process_group: ProcessGroup | None = None,
     ) -> None:
         if not len(pairs):
-            raise EchoReelError("There are no pairs to train on: look at what `check` says about the data.")
+            raise EchoReelError("There are no pairs to train on: run `check` to see why.")
         self.trainable, self.pairs, self.settings = trainable, pairs, settings
         self.process_group = process_group or ProcessGroup()
         self.step = 0
         sites = trainable.sites()
         for site, config in zip(sites, adapter.config.sites, strict=False):
             if site.name != config.name:
-                raise EchoReelError(f"The adapter has a layer for {config.name}, where the model has {site.name}.")
+                raise EchoReelError(
+                    f"The adapter has a layer for {config.name}, but the model has {site.name} in its place."
+                )
         if len(sites) != len(adapter.config.sites):
             raise EchoReelError(
-                f"The adapter has {len(adapter.config.sites)} layers, but the model {len(sites)} blocks."
+                f"The adapter has {counted(len(adapter.config.sites), 'layer')}, but the model has "
+                f"{counted(len(sites), 'block')}."
             )
         self.sites = sites
         trainable.model.requires_grad_(False).eval()
@@ -272,7 +275,9 @@ class Trainer:
             self.scaler.load_state_dict(values["scaler"])
             self.step = values["step"]
         except (RuntimeError, KeyError) as error:
-            raise EchoReelError(f"This state is of another adapter or damaged: {str(error)[:200]}.") from None
+            raise EchoReelError(
+                f"This training state belongs to another adapter, or it is damaged: {str(error)[:200]}."
+            ) from None
 
     def _parameter_names(self) -> dict[Tensor, str]:
         return {parameter: name for name, parameter in self.adapter.named_parameters()}

@@ -54,7 +54,7 @@ class AnimatedWebP:
             self._image.seek(index)
             self._image.load()
         except (OSError, EOFError, ValueError):
-            raise EchoReelError(f"{self.name!r} is damaged at its picture {index + 1}: export it again.") from None
+            raise EchoReelError(f"{self.name!r} is damaged at picture {index + 1}: export it again.") from None
 
 
 def is_animated_webp(path: str) -> bool:

@@ -93,21 +93,21 @@ class VideoFile:
         if isinstance(source, (str, os.PathLike)):
             source = os.fspath(source)
             if os.path.isdir(source):
-                raise EchoReelError(f"{source!r} is a folder: choose a video file.")
+                raise EchoReelError(f"{self.name!r} is a folder: choose a video file.")
             if os.path.isfile(source) and not os.path.getsize(source):
                 raise EchoReelError(f"{self.name!r} is empty (0 bytes): copy or upload it again.")
             if os.path.exists(source) and not os.access(source, os.R_OK):
-                raise EchoReelError(f"{self.name!r} may not be read: check the file's permissions.")
+                raise EchoReelError(f"{self.name!r} is not readable: check the file's permissions.")
         else:
             source.seek(0)
         try:
             # Only local files: no address is fetched.
             self._container = av.open(source, options={"protocol_whitelist": "file"})
         except FileNotFoundError:
-            raise EchoReelError(f"There is no file {source!r}: choose an existing video.") from None
+            raise EchoReelError(f"There is no file {self.name!r}: choose an existing video.") from None
         except (av.error.FFmpegError, OSError, ValueError):
             raise EchoReelError(
-                f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
+                f"{self.name!r} cannot be read as a video: it is not a video, or it is damaged or cut off."
             ) from None
         try:
             self._stream = self._pick_stream()
@@ -127,7 +127,7 @@ class VideoFile:
         videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not videos:
             what = "only sound" if streams.audio else "no pictures"
-            raise EchoReelError(f"{self.name!r} holds {what}: choose a file with a video track.")
+            raise EchoReelError(f"{self.name!r} has {what}: choose a file with a video track.")
         stream = videos[0]
         if stream.codec_context is None:
             raise EchoReelError(
@@ -183,7 +183,7 @@ class VideoFile:
             self.times = [i / rate for i in range(packets)]
             self.end = packets / rate
         else:
-            raise EchoReelError(f"{self.name!r} holds no frames: choose another video.")
+            raise EchoReelError(f"{self.name!r} has no frames: choose another video.")
 
     def length(self) -> Fraction:
         """How long the clip lasts, in seconds: told by its last packets where the container can jump to them (which
@@ -236,11 +236,11 @@ class VideoFile:
                 found = run.advance(wanted)
             if found is None:
                 raise EchoReelError(
-                    f"No picture of {self.name!r} can be decoded, though it is a video: convert it to H.264 (mp4)."
+                    f"No frame of {self.name!r} can be decoded, although it is a video: convert it to H.264 (mp4)."
                 )
             if not _close(found, wanted):
                 raise EchoReelError(
-                    f"{self.name!r} is damaged at {float(wanted):.3f} s, where a frame is to be taken:"
+                    f"{self.name!r} is damaged at {float(wanted):.3f} s, where a frame is needed:"
                     " choose another start or duration, or export the clip again."
                 )
             yield found

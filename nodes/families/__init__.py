@@ -55,6 +55,6 @@ def family_named(name: str) -> ModelFamily:
         if family.name == name:
             return family
     raise EchoReelError(
-        f"The EchoReel adapter is for models of the family {name!r}, which this version of the pack does not know. "
+        f"The EchoReel adapter is for the model family {name!r}, which this version of the pack does not know. "
         f"It knows: {', '.join(family.name for family in FAMILIES)}."
     )

@@ -106,7 +106,7 @@ def patched_grid(latents: Tensor, patch: tuple[int, int, int], **changes: int) -
     """
     if latents.dim() != 5:
         raise EchoReelError(
-            f"EchoReel needs video latents, the model got latents of the shape {list(latents.shape)}: "
+            f"EchoReel needs video latents, but the model got latents of the shape {list(latents.shape)}: "
             "use an empty latent video."
         )
     frames, height, width = latents.shape[-3:]

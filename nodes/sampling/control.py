@@ -47,8 +47,8 @@ def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name
         factors = (math.nan,)
     if not all(map(math.isfinite, factors)):
         raise EchoReelError(
-            f"The {name} are {numbers!r}: write numbers with commas between, like 1, 0.5, 0. They are spread evenly "
-            "from the first to the last."
+            f"The {name} are {numbers!r}: write numbers separated by commas, for example 1, 0.5, 0. They are spread "
+            "evenly from the first to the last."
         )
     return factors
 

@@ -105,8 +105,8 @@ def _wan(base: Any, clip: Clip) -> dict[str, Any]:
 def _svd(_base: Any, clip: Clip) -> dict[str, Any]:
     if clip.vision is None:
         raise EchoReelError(
-            "Stable Video Diffusion is told its image by a CLIP vision model: connect the one of its checkpoint to "
-            "clip_vision."
+            "Stable Video Diffusion reads its image through a CLIP vision model: connect the one from its checkpoint "
+            "to clip_vision."
         )
     size = clip.size()
     from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning
@@ -192,9 +192,9 @@ IMAGE_CONDITIONING: dict[str, ImageConditioning] = {
 """By the name of the host's model class, or of the nearest of its base classes; all others are told their text only."""
 
 UNTRAINABLE = {
-    "HunyuanVideo15_SR_Distilled": "makes a video larger and moves nothing",
-    "SV3D_u": "turns around a thing and moves nothing",
-    "SV3D_p": "turns around a thing and moves nothing",
+    "HunyuanVideo15_SR_Distilled": "upscales a video and adds no motion",
+    "SV3D_u": "circles around an object and adds no motion",
+    "SV3D_p": "circles around an object and adds no motion",
 }
 
 
@@ -202,12 +202,12 @@ def check_trainable(base: Any) -> None:
     """Raises: EchoReelError, in one sentence, for a model that EchoReel can be applied to but not trained on."""
     name = type(base).__name__
     if name in UNTRAINABLE:
-        raise EchoReelError(f"The model {name} {UNTRAINABLE[name]}: train on the model that makes the video.")
+        raise EchoReelError(f"The model {name} {UNTRAINABLE[name]}: train on the model that generates the video.")
     inputs = getattr(base.diffusion_model, "in_channels", None)
     if name == "CogVideoX" and inputs > 2 * base.latent_format.latent_channels:
         raise EchoReelError(
-            "CogVideoX for inpainting is told what to take out of a video, which pairs of clips do not tell: train on "
-            "its text-to-video or image-to-video model."
+            "CogVideoX for inpainting needs to know what to remove from a video, which pairs of clips do not show: "
+            "train on its text-to-video or image-to-video model."
         )
 
 

@@ -219,7 +219,9 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise EchoReelError(f"{path} is damaged ({error}): delete it and run `cache` again.") from None
+        raise EchoReelError(
+            f"{path.parent.name}/{path.name} is damaged ({error}): delete it and run `cache` again."
+        ) from None
     return manifest if manifest.get("version") == VERSION else None
 
 

@@ -56,7 +56,7 @@ def pack(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
         return {"list": [pack(item, tensors, f"{inner}{place}") for place, item in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise EchoReelError(f"The conditioning holds {name}, a {type(value).__name__}, which the cache cannot keep.")
+    raise EchoReelError(f"The conditioning holds {name}, a {type(value).__name__}, which the cache cannot store.")
 
 
 def unpack(layout: Any, tensors: Mapping[str, Tensor]) -> Any:

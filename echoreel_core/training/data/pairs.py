@@ -54,12 +54,12 @@ def read_pairs(settings: DataSettings) -> list[Pair]:
         pairs = _from_folder(source, settings)
     elif source.is_file():
         if settings.held_out_actions:
-            raise EchoReelError("held_out_actions is for a folder of actions; for a list of pairs use held_out.")
+            raise EchoReelError("held_out_actions works with a folder of actions: use held_out for a list of pairs.")
         pairs = _from_list(source, settings)
     else:
-        raise EchoReelError(f"There are no pairs at {source}: name a folder, a .json or a .jsonl file.")
+        raise EchoReelError(f"There is no {source.name} to read pairs from: choose a folder, a .json or a .jsonl file.")
     if not pairs:
-        raise EchoReelError(f"{source} holds no pairs: it takes two clips of an action to make one.")
+        raise EchoReelError(f"{source.name} has no pairs in it: a pair needs two clips of the same action.")
     return pairs
 
 
@@ -81,7 +81,7 @@ def _from_list(path: Path, settings: DataSettings) -> list[Pair]:
         values = [entry[key] for key in keys]
         for key, value in zip(keys, values, strict=True):
             if not isinstance(value, str):
-                raise EchoReelError(f"{where}: {key} is {value!r}, it has to be text.")
+                raise EchoReelError(f"{where}: {key} is {value!r}: use text.")
         prompt, target, caption, reference = values
         pairs.append(
             Pair(
@@ -99,7 +99,7 @@ def _entries(path: Path) -> Iterable[object]:
         if path.suffix != ".jsonl":
             entries = json.loads(text)
             if not isinstance(entries, list):
-                raise EchoReelError(f"{path.name} holds no list of pairs: it has to begin with [.")
+                raise EchoReelError(f"{path.name} has no list of pairs in it: it must begin with [.")
             return entries
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -117,8 +117,8 @@ def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
     for name in settings.held_out_actions:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0)
-            hint = f"; the nearest there is, is {near[0]}" if near else ""
-            raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}.")
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}")
     pairs = []
     for action in actions:
         paths = sorted(path for path in action.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)

@@ -331,7 +331,7 @@ def test_malicious_pickles_are_refused_and_do_not_run(tmp_path, weights, name, z
     mark = tmp_path / "executed"
     path = tmp_path / "checkpoint.pt"
     torch.save(malicious_files(few, mark)[name], path, _use_new_zipfile_serialization=zipped)
-    refuse(path, "wants to run code")
+    refuse(path, "tries to run code")
     assert not mark.exists()
 
 
@@ -384,7 +384,7 @@ def test_names_of_the_stand_in_packages_do_nothing(tmp_path, monkeypatch, name):
 def test_hand_written_pickles_are_refused(tmp_path, opcodes):
     path = tmp_path / "checkpoint.pt"
     write_with_globals(path, opcodes)
-    refuse(path, "wants to run code", "damaged")
+    refuse(path, "tries to run code", "damaged")
 
 
 def test_old_torch_gets_a_clear_answer(tmp_path, weights, monkeypatch):
