@@ -31,8 +31,8 @@ class ActionPrismEncode(io.ComfyNode):
             display_name="Action Prism Encode",
             category="EchoReel",
             description=(
-                "Watches a reference clip and takes the action out of it: what moves and how, not what it looks like. "
-                "The result serves every seed; only another clip, caption or prompt makes it work again."
+                "Watches a reference clip and extracts the action: what moves and how, not what it looks like. The "
+                "result works with every seed; the node only runs again for another clip, caption or prompt."
             ),
             search_aliases=["encode action", "reference video", "motion transfer"],
             inputs=[
@@ -52,7 +52,9 @@ class ActionPrismEncode(io.ComfyNode):
                     "info",
                     optional=True,
                     force_input=True,
-                    tooltip="The info of Load Reference Video: kept with a saved action, so that you know its source.",
+                    tooltip=(
+                        "The info of Load Reference Video. It is saved with the action, so that you know its source."
+                    ),
                 ),
             ],
             outputs=[ActionWire.Output(display_name="action", tooltip="For Apply EchoReel.")],

@@ -25,29 +25,34 @@ class Compare(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        clip = io.MultiType.Input("clip", [io.Image, io.Video], tooltip="Frames or a video. Another place appears.")
+        clip = io.MultiType.Input(
+            "clip", [io.Image, io.Video], tooltip=("Frames or a video. Connecting it adds another socket.")
+        )
         clips = io.Autogrow.TemplatePrefix(clip, prefix="clip_", min=2, max=MOST_CLIPS)
         return io.Schema(
             node_id="EchoReelCompare",
             display_name="Compare",
             category="EchoReel",
             description=(
-                "Puts clips beside each other with their names: the reference, your video without its action and with "
-                "it. Clips of other sizes get black bars and are never stretched. Shorter ones stand still on their "
-                "last frame until the longest is over."
+                "Shows clips side by side with their names: the reference, and your video without and with its action."
+                " Clips of other sizes get black bars and are never stretched. Shorter clips hold their last frame "
+                "until the longest one ends."
             ),
             search_aliases=["side by side", "before and after", "contact sheet", "image grid", "labels"],
             inputs=[
                 io.Autogrow.Input(
                     "clips",
                     template=clips,
-                    tooltip="The clips to compare, frames or videos. With each one connected another place appears.",
+                    tooltip="The clips to compare, frames or videos. Each connected clip adds another socket.",
                 ),
                 io.String.Input(
                     "labels",
                     default="reference\nwithout\nwith",
                     multiline=True,
-                    tooltip="The clips' names, a line for each, from the first clip on. An empty line leaves one out.",
+                    tooltip=(
+                        "The clips' names, one per line, in the order of the clips. An empty line leaves a clip "
+                        "without a name."
+                    ),
                 ),
                 io.Combo.Input(
                     "layout",
@@ -55,8 +60,8 @@ class Compare(io.ComfyNode):
                     default=VIDEO,
                     tooltip=(
                         "a video, side by side: frames for Create Video and Save Video; all clips run frame by frame, "
-                        "shorter ones hold their last frame. "
-                        "one picture, a row for each: moments from the beginning to the end, to look at or to share."
+                        "and shorter ones hold their last frame. one picture, a row for each: moments from the "
+                        "beginning to the end of each clip, to look at or to share."
                     ),
                 ),
                 io.Int.Input(
@@ -65,7 +70,7 @@ class Compare(io.ComfyNode):
                     min=32,
                     max=4096,
                     step=2,
-                    tooltip="How tall each clip is drawn, in pixels. More is sharper and takes more memory.",
+                    tooltip="Height of each clip, in pixels. Higher is sharper and takes more memory.",
                 ),
                 io.Int.Input(
                     "moments",
@@ -73,7 +78,9 @@ class Compare(io.ComfyNode):
                     min=1,
                     max=64,
                     optional=True,
-                    tooltip="For one picture: how many moments of each clip it shows. More tells more of the motion.",
+                    tooltip=(
+                        "For one picture: how many moments of each clip it shows. More moments show more of the motion."
+                    ),
                 ),
             ],
             outputs=[

@@ -24,14 +24,14 @@ class PreviewAction(io.ComfyNode):
             display_name="Preview Action",
             category="EchoReel",
             description=(
-                "Shows what the prism took from a reference clip: frame by frame, lit up where the action changes, "
-                "and below it how much, from the first frame to the last. Where little is lit, little was taken."
+                "Shows what the prism extracted from a reference clip: its frames, lit where the action changes, and "
+                "below them a curve of how much it changes over time. If little is lit, little was extracted."
             ),
             search_aliases=["action heatmap", "motion curve", "show action", "debug action"],
             is_output_node=True,
             inputs=[
                 ActionWire.Input("action", tooltip="From Action Prism Encode, Combine Actions or Load Action."),
-                EchoReelWire.Input("echoreel", tooltip="The EchoReel that the action was made with."),
+                EchoReelWire.Input("echoreel", tooltip="The EchoReel adapter that made the action."),
                 io.Image.Input(
                     "frames", tooltip="The reference clip that went into Action Prism Encode: the same frames."
                 ),
@@ -44,7 +44,7 @@ class PreviewAction(io.ComfyNode):
                     tooltip="Which clip of a combined action to show, 1 being the first. The frames must be its own.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="picture", tooltip="The picture that is shown.")],
+            outputs=[io.Image.Output(display_name="picture", tooltip="The picture shown on the node.")],
         )
 
     @classmethod

@@ -48,9 +48,9 @@ class BuildReferenceLibrary(io.ComfyNode):
             display_name="Build Reference Library",
             category="EchoReel",
             description=(
-                "Makes your clips findable by what happens in them, from their text files, their names and their "
-                "folders' names, or from a table of captions such as WebVid's. Run it again after adding clips: only "
-                "what changed is read. It can be stopped at any time and goes on where it was. Nothing is downloaded."
+                "Indexes your clips by what happens in them, using their text files, their names and their folders' "
+                "names, or a table of captions such as WebVid's. Run it again after you add clips: it reads only what "
+                "changed. You can stop it at any time; it continues where it stopped. Nothing is downloaded."
             ),
             search_aliases=["index clips", "video database", "caption search", "webvid", "ucf-101"],
             is_output_node=True,
@@ -59,26 +59,31 @@ class BuildReferenceLibrary(io.ComfyNode):
                 io.Combo.Input(
                     "source",
                     options=folders + tables,
-                    tooltip="A folder of clips, with all folders in it, or a table of captions (csv, tsv, json, "
-                    "jsonl) in ComfyUI's input folder or in models/echoreel_libraries, or the clips that come "
-                    "with EchoReel.",
+                    tooltip=(
+                        "A folder of clips with its sub-folders, or a table of captions (csv, tsv, json, jsonl), in "
+                        "ComfyUI's input folder or in models/echoreel_libraries; or the clips that come with EchoReel."
+                    ),
                 ),
                 io.Combo.Input(
                     "clips",
                     options=[BESIDE, *folders],
                     default=BESIDE,
-                    tooltip="For a table: the folder that holds its clips. Captions whose clip is not there are kept, "
-                    "with the link the table gives. For a folder of clips it does not matter.",
+                    tooltip=(
+                        "For a table: the folder with its clips. Captions whose clips are missing are kept, with the "
+                        "link from the table. A folder of clips ignores this."
+                    ),
                 ),
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="What to call the library. Left empty, it is called like the folder or table.",
+                    tooltip="Name of the library. If empty, it is named after the folder or table.",
                 ),
             ],
             outputs=[
                 LibraryWire.Output("library", tooltip="For Find Reference Video."),
-                io.String.Output("info", tooltip="How many captions there are, and how many have their clip here."),
+                io.String.Output(
+                    "info", tooltip=("How many captions there are, and how many have their clip on this disk.")
+                ),
             ],
         )
 
@@ -131,9 +136,9 @@ class FindReferenceVideo(io.ComfyNode):
             display_name="Find Reference Video",
             category="EchoReel",
             description=(
-                "Finds a clip by what happens in it and hands it on, with its caption, to Load Reference Video. Shows "
-                "what it found: numbered, the one in use framed. Clips on this disk come first; of the others you see "
-                "caption and link."
+                "Finds a clip by what happens in it and passes it, with its caption, to Load Reference Video. Shows "
+                "the numbered matches, with a frame around the one in use. Clips on this disk come first; for the "
+                "others, it shows caption and link."
             ),
             search_aliases=["search clips", "retrieve reference", "reference search", "echoreel video"],
             is_output_node=True,
@@ -147,8 +152,10 @@ class FindReferenceVideo(io.ComfyNode):
                 io.String.Input(
                     "query",
                     default="",
-                    tooltip="What happens in the clip: 'jumping', or 'a dog jumps over a fence'. The form of a word "
-                    "does not matter: 'jumps' also finds 'jumping'. Rare words count more than common ones.",
+                    tooltip=(
+                        "What happens in the clip: 'jumping', or 'a dog jumps over a fence'. Word endings do not "
+                        "matter: 'jumps' also finds 'jumping'. Rare words count more than common words."
+                    ),
                 ),
                 io.Int.Input(
                     "top_k",
@@ -156,7 +163,7 @@ class FindReferenceVideo(io.ComfyNode):
                     default=5,
                     min=1,
                     max=25,
-                    tooltip="How many of the best matches to choose from. More gives more variety.",
+                    tooltip="How many of the best matches to choose from. Higher gives more variety.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -164,21 +171,25 @@ class FindReferenceVideo(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Which of them to take: 0 the best, 1 the second, and so on; after the last it begins "
-                    "anew. 'randomize' takes another one with every run.",
+                    tooltip=(
+                        "Which match to use: 0 is the best, 1 the second best, and so on; after the last, it starts "
+                        "again at the first. 'randomize' uses another match for every run."
+                    ),
                 ),
                 LibraryWire.Input(
                     "built",
                     display_name="library",
                     optional=True,
-                    tooltip="From Build Reference Library. When connected it is used instead of the one chosen above.",
+                    tooltip=(
+                        "From Build Reference Library. If connected, it is used instead of the library chosen above."
+                    ),
                 ),
             ],
             outputs=[
-                io.Video.Output("video", tooltip="The clip: connect it to Load Reference Video."),
-                io.String.Output("caption", tooltip="Its caption: connect it to Action Prism Encode."),
-                io.String.Output("hits", tooltip="All that was found, with captions, files and links."),
-                io.Image.Output("strip", tooltip="The same as a picture: a frame of each."),
+                io.Video.Output("video", tooltip="The clip. Connect it to Load Reference Video."),
+                io.String.Output("caption", tooltip="Its caption. Connect it to Action Prism Encode."),
+                io.String.Output("hits", tooltip="All matches, with captions, files and links."),
+                io.Image.Output("strip", tooltip="All matches as a picture: one frame of each."),
             ],
         )
 

@@ -76,8 +76,8 @@ class LoadAction(io.ComfyNode):
             display_name="Load Action",
             category="EchoReel",
             description=(
-                "Loads an action that Save Action wrote. Neither the clip nor the Action Prism has to run again, but "
-                "it has to be applied with the EchoReel that made it."
+                "Loads an action that Save Action wrote. It needs neither the clip nor another run of the Action "
+                "Prism, but you must apply it with the EchoReel adapter that made it."
             ),
             search_aliases=["import action", "open action", "saved motion"],
             inputs=[
