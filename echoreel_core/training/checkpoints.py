@@ -79,8 +79,8 @@ def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
     config, weights = read_adapter(checkpoint / ADAPTER_FILE)
     if replace(config, training={}) != replace(trainer.adapter.config, training={}):
         raise EchoReelError(
-            f"The run in {checkpoint.parent.parent.name} trains an adapter of different sizes: choose another output folder, "
-            "or the sizes it started with."
+            f"The run in {checkpoint.parent.parent.name} trains an adapter of different sizes: choose another output "
+            "folder, or the sizes it started with."
         )
     description = read_description(checkpoint / STATE_FILE, STATE_KIND, STATE_VERSION)
     trainer.load_state(weights, read_tensors(checkpoint / STATE_FILE), description)

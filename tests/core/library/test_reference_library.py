@@ -248,7 +248,7 @@ def test_absolute_paths_in_a_table(tmp_path, clips):
         ("t.json", "[1]", "entry 1, is not an object"),
         ("t.json", "[" * 100000, "not valid JSON"),
         ("t.jsonl", '{"name": "a"}\n{"na', "line 2, is not valid JSON"),
-        ("t.parquet", "", "no caption table"),
+        ("t.parquet", "", "not a caption table"),
     ],
 )
 def test_damaged_tables(tmp_path, name, text, words):

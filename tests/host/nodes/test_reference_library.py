@@ -96,7 +96,7 @@ def test_the_packs_own_clips_are_a_source(build, find, folder):
 
 def test_what_is_found_is_handed_on(build, find, folder, pack):
     library, info = run_build(build)
-    assert "3 captions, 3 of them with the clip on this disk" in info
+    assert "3 captions, 3 with a clip on this disk" in info
     output = run_find(find, built=library, library="")
     video, caption, hits, strip = output.args
     assert caption == "jump rope"
@@ -151,7 +151,7 @@ def test_clips_that_are_not_here_are_shown_with_their_link(build, find, folder):
         "7,https://example.org/7.mp4,PT1S,1_2,A cat swims\n8,https://example.org/8.mp4,PT1S,1_2,A man swims\n"
     )
     _, info = run_build(build, "input/web.csv", "input/clips")
-    assert "2 captions, 0 of them" in info
+    assert "2 captions, 0 with a clip" in info
     video, caption, hits, strip = run_find(find, "swimming", "web.sqlite").args
     assert isinstance(video, ExecutionBlocker) and isinstance(caption, ExecutionBlocker)
     assert "not on this disk" in video.message and "\n" not in video.message
