@@ -103,8 +103,8 @@ class CombineActions(io.ComfyNode):
                         step=0.05,
                         optional=True,
                         tooltip=(
-                            f"How much action_{index} counts relative to the others; for one after another, how long it "
-                            "lasts. 2 counts twice as much as 1; 0 leaves the action out."
+                            f"How much action_{index} counts relative to the others; for one after another, how long "
+                            "it lasts. 2 counts twice as much as 1; 0 leaves the action out."
                         ),
                     )
                     for index in range(MOST_ACTIONS)
