@@ -20,7 +20,7 @@ from .errors import EchoReelError
 
 METADATA_KEY = "echoreel"
 ABANDONED = 3600
-"""Seconds after which a temporary file that nobody writes to is what a killed process left."""
+"""A temporary file that nobody wrote to for this many seconds was left by a killed process."""
 _TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -37,11 +37,11 @@ _TYPE_NAMES = {
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary file beside `path` to write to, which takes that name when the `with` ends well, and else goes.
+    """A temporary file beside `path`: it gets that name if the `with` succeeds, and is removed otherwise.
 
-    What a killed process left of an earlier attempt goes too. The folder is made where it is missing.
+    Leftovers of killed processes are removed too. A missing folder is created.
 
-    Raises: OSError where the folder or the file cannot be written.
+    Raises: OSError if the folder or the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,9 +74,9 @@ def write_safetensors(
     the same memory.)
 
     Args:
-        dtype: of the floating-point tensors in the file, or None for each its own.
+        dtype: of the floating-point tensors in the file; None keeps each tensor's own.
 
-    Raises: EchoReelError, naming the file and the reason, where it cannot be written.
+    Raises: EchoReelError, naming the file and the reason, if it cannot be written.
     """
     path = Path(path)
 
@@ -114,10 +114,10 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
     """The description in a safetensors file's metadata.
 
     Args:
-        kind: what the file has to be, e.g. "adapter".
+        kind: what the file must be, e.g. "adapter".
         version: the newest format version that can be read.
 
-    Raises: EchoReelError, naming the file and the reason, where it is no complete safetensors file, of another kind,
+    Raises: EchoReelError, naming the file and the reason, if it is no complete safetensors file, of another kind,
         or of a newer version, or the description is damaged.
     """
     name = Path(path).name
@@ -145,7 +145,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped on the CPU.
 
-    Raises: EchoReelError where the file is no complete safetensors file.
+    Raises: EchoReelError if the file is no complete safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -155,7 +155,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def reason(error: Exception) -> str:
-    """A library's error, which may fill a page, as a few words to put in brackets."""
+    """A library's error, which may fill a page, shortened to a few words for brackets."""
     return (" ".join(str(error).split()) or type(error).__name__)[:120].rstrip(".")
 
 

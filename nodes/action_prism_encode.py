@@ -85,10 +85,10 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
     """Encodes a reference clip as the prism takes it.
 
     Args:
-        frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size where they are of another.
+        frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size if they differ from it.
 
     Returns: [1, C, T', H', W'], scaled as the host's model takes latents; T' < T where the VAE compresses time.
-    Raises: EchoReelError where the frames hold NaN or infinity, or the VAE is another model's.
+    Raises: EchoReelError if the frames contain NaN or infinity, or the VAE belongs to another model.
     """
     check_finite(frames)
     prism = echoreel.config.prism
@@ -139,7 +139,7 @@ def _run_prism(echoreel: LoadedAdapter, latents: Tensor, caption_tokens: Tensor,
 def _prism_text(prompt: list, caption_tokens: Tensor) -> Tensor:
     """[B, L, text_width]: the prompt's tokens followed by the caption's.
 
-    Raises: EchoReelError where they do not match.
+    Raises: EchoReelError if they do not match.
     """
     tokens = prompt[0][0]
     if tokens.shape[-1] != caption_tokens.shape[-1]:

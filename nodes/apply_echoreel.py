@@ -19,7 +19,7 @@ from .wires import ActionWire, EchoReelWire
 
 
 class ApplyEchoReel(io.ComfyNode):
-    """Brings an action into a model's attention; hands on a stock MODEL."""
+    """Adds an action to a model's attention and outputs a stock MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -232,7 +232,7 @@ def apply_action(
 ):
     """A clone of `model` with the action in its attention; `model` itself is not touched.
 
-    Raises: EchoReelError in one sentence where model, adapter and action do not belong together.
+    Raises: EchoReelError if model, adapter and action do not belong together.
     """
     config = echoreel.config
     diffusion_model = uncompiled(model.get_model_object("diffusion_model"))

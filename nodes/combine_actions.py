@@ -14,9 +14,9 @@ SEQUENCE = "one after another"
 
 
 def parse_weights(text: str, count: int) -> list[float]:
-    """One weight per action from "1, 0.5, …"; all 1 where the text is empty.
+    """One weight per action from "1, 0.5, …"; all 1 if the text is empty.
 
-    Raises: EchoReelError where it is no list of numbers, or of another length.
+    Raises: EchoReelError if it is not a list of numbers, or has another length.
     """
     if not text.strip():
         return [1.0] * count

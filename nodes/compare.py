@@ -21,7 +21,7 @@ GAP = 4  # between clips, pixels
 
 
 class Compare(io.ComfyNode):
-    """Clips beside each other, with their names."""
+    """Clips side by side, with their names."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -104,7 +104,7 @@ class Compare(io.ComfyNode):
 
 
 def frames_of(clip) -> Tensor:
-    """[T, H, W, C] of an IMAGE or a VIDEO. Raises: EchoReelError where it has none."""
+    """[T, H, W, C] of an IMAGE or a VIDEO. Raises: EchoReelError if it has no frames."""
     frames = clip if isinstance(clip, Tensor) else clip.get_components().images
     if not len(frames):
         raise EchoReelError("A clip to compare has no frames: connect another one.")

@@ -72,7 +72,7 @@ class LoadCheckpoint(io.ComfyNode):
 
 
 class LoadAdapter(io.ComfyNode):
-    """An EchoReel adapter for a model that is loaded by other means."""
+    """An EchoReel adapter for a model that another node loads."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -17,7 +17,7 @@ from ..echoreel_core.video.frames import FrameSelection, VideoFrames, read_video
 
 SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
 CROPS = ["stretch", "center", "pad"]
-# Beside what the host takes for videos by its MIME type, which on some systems lacks a few of these.
+# In addition to what the host recognises as videos by MIME type, which on some systems lacks a few of these.
 EXTENSIONS = (".apng", ".avi", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mts", ".ts", ".webm", ".webp")
 EXAMPLE = " [echoreel]"  # as the host's " [output]": the clip is one that comes with the pack
 NOT_CONNECTED = object()

@@ -99,7 +99,7 @@ class BuildReferenceLibrary(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None = None, clips: str | None = None, name: str | None = None) -> list:
-        """What a build would look at, so that an unchanged library is not built, and all after it run, every time."""
+        """What a build would read, so that an unchanged library, and what follows it, does not run every time."""
         try:
             path = Path(_source_path(source))
             stat = path.stat()
@@ -146,7 +146,7 @@ class FindReferenceVideo(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "library",
-                    options=_libraries() or [""],  # from an empty list the page sends nothing, which the host refuses
+                    options=_libraries() or [""],  # with an empty list the page sends nothing, which the host refuses
                     tooltip="A library made by Build Reference Library. Press R to see a new one.",
                 ),
                 io.String.Input(
@@ -270,7 +270,7 @@ def _roots() -> list[tuple[str, str]]:
 
 
 def _sources() -> tuple[list[str], list[str]]:
-    """The folders and the tables to choose from. Only what lies on top: this is asked often."""
+    """The folders and tables to choose from. Only the top level, because this is called often."""
     folders, tables = {INPUT, EXAMPLES}, set()
     for label, root in _roots():
         for entry in _entries(root):
@@ -320,7 +320,7 @@ def _library_path(library: str | None) -> str:
 
 
 def _library_to_build(name: str, source: str | os.PathLike) -> str:
-    """Where the library of this name, or else of its source's, is or is to be made."""
+    """The path of the library with this name, or else with its source's name, whether it exists or not."""
     name = name.strip() or os.path.splitext(os.path.basename(source))[0]
     if name.startswith(".") or len(name) > 100 or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
         raise EchoReelError(f"A library cannot be called {name[:120]!r}: use letters, digits, spaces, - and _.")

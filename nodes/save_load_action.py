@@ -17,7 +17,7 @@ ACTION_FOLDER = "echoreel_actions"
 
 
 def register_folders() -> None:
-    """Makes saved actions listable: the output folder's, then those put into the input folder."""
+    """Lists saved actions: those in the output folder, then those in the input folder."""
     for parent in (folder_paths.get_output_directory(), folder_paths.get_input_directory()):
         folder_paths.add_model_folder_path(ACTION_FOLDER, os.path.join(parent, ACTION_FOLDER))
     folder_paths.folder_names_and_paths[ACTION_FOLDER][1].add(".safetensors")

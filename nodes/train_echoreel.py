@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RUNS = "echoreel_training"
 CURVE_SECONDS = 5
-"""The live loss curve is drawn this seldom."""
+"""Seconds between two drawings of the live loss curve."""
 HELD_OUT_EVERY = 100
 """Steps between two measurements on pairs that are held out."""
 LIST_SUFFIXES = (".json", ".jsonl")
@@ -43,7 +43,7 @@ def _data_sets() -> list[str]:
 
 
 def _run_folder(name: str) -> Path:
-    """Where a run keeps its files. Raises: EchoReelError where the name is no plain folder name."""
+    """Where a run keeps its files. Raises: EchoReelError if the name is not a plain folder name."""
     if not name.strip() or name != os.path.basename(name) or name.startswith("."):
         raise EchoReelError(f"The name {name!r} cannot be used for a folder: use letters, digits, - and _.")
     return Path(folder_paths.get_output_directory(), RUNS, name)
@@ -264,13 +264,13 @@ class TrainEchoReel(io.ComfyNode):
         sample_every: int = 0,
         sample_guidance: float = 6.0,
     ) -> io.NodeOutput:
-        # imported when it is first needed: the trainer has no part in starting ComfyUI
+        # imported when first needed, so that the trainer does not slow down ComfyUI's start
         from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
         from ..echoreel_core.training.metrics import draw_curves, read_metrics
         from .training.trainable import NodeEncoders, TrainableHostModel, own_copy
 
         folder = _run_folder(name)
-        if (found := cls.validate_inputs(data)) is not True:  # also where it is called without a graph
+        if (found := cls.validate_inputs(data)) is not True:  # also if it is called without a graph
             raise EchoReelError(found)
         TrainableHostModel(model)  # refuses what cannot be trained before any clip is encoded
         side = _reference_size(vae, echoreel)
@@ -404,7 +404,7 @@ def _train(
 
     def decode_and_return(latents: torch.Tensor) -> torch.Tensor:
         frames = decode(latents)
-        trainable.reload()  # the VAE may have driven it off
+        trainable.reload()  # the VAE may have pushed it out of memory
         return frames
 
     process_group = ProcessGroup(comfy.model_management.get_torch_device())

@@ -23,11 +23,11 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
     the others'. Actions of weight 0 are left out.
 
     Args:
-        crossfade: how long one action takes to go over into the next, as a fraction of the whole (0 … 1), half of it
-            before the border between them; no longer than the shorter of the two.
+        crossfade: how long the change to the next action takes, as a fraction of the whole (0 … 1), half of it
+            before the border between them; at most as long as the shorter of the two.
 
-    Raises: EchoReelError where there are none, weights are negative or all zero, the actions are of different adapters
-        or batch sizes, or blends or sequences are to be attended to as one.
+    Raises: EchoReelError if there are none, weights are negative or all zero, the actions are of different adapters
+        or batch sizes, or a blend or sequence would be attended to as one.
     """
     if len(actions) != len(weights):
         raise EchoReelError(

@@ -1,4 +1,4 @@
-"""Actions as files: what is kept without the clip, the VAE, the text encoder or the prism."""
+"""Actions as files that work without the clip, the VAE, the text encoder or the prism."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def save_action(action: Action, path: str | os.PathLike) -> None:
 def load_action(path: str | os.PathLike) -> Action:
     """Reads what `save_action` wrote.
 
-    Raises: EchoReelError, naming the file and the reason, where it is no action file, damaged, or of a newer format.
+    Raises: EchoReelError, naming the file and the reason, if it is no action file, damaged, or of a newer format.
     """
     name = Path(path).name
     description = read_description(path, "action", FORMAT_VERSION)
@@ -73,7 +73,7 @@ def _segment(entry: Mapping[str, Any]) -> Segment:
 
 
 def _check(action: Action, name: str) -> None:
-    """Raises EchoReelError, naming the file, where the parts of an action do not belong together."""
+    """Raises EchoReelError, naming the file, if the parts of an action do not belong together."""
     if not action.groups or not all(action.groups) or len(action.mix_weights) != len(action.groups):
         raise EchoReelError(
             f"{name} is damaged: it has {counted(len(action.groups), 'group')} but "

@@ -1,7 +1,7 @@
 """Builds a reference library: captioned clips, found by words, from a folder of clips or a table of captions.
 
 A build compares what is there with what the library holds, and writes the difference in batches, each a transaction.
-So building again is quick where little has changed, and a build that was interrupted goes on where it stopped.
+So rebuilding is quick if little has changed, and an interrupted build continues where it stopped.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def build_library(
     Args:
         path: the library's file; made where there is none.
         source: a folder of clips, captioned by their `.txt` files, else by their names and folders' names; or a table
-            (see `caption_tables`).
+            (see `tables`).
         clips: for a table, the folder that holds its clips in any depth; by default the table's own.
 
     Raises: EchoReelError, naming the file and the reason. The library then keeps what it had, marked as unfinished

@@ -19,12 +19,12 @@ from .database import ELSEWHERE, TOKENIZER, connect, inside, plain_errors, read_
 __all__ = ["Hit", "EchoReelError", "ReferenceLibrary"]
 
 CANDIDATES = 500
-"""How many captions with a clip on disk, and how many without, are ranked: where more hold all the words, the first in
-the library."""
+"""How many captions with a clip on disk, and how many without, are ranked. If more contain all the words, the first in
+the library are."""
 MOST_WORDS = 16
-"""The rarest so many words of a query count."""
+"""Only this many words of a query count: the rarest ones."""
 K1, B = 1.2, 0.75
-"""BM25's customary constants: how soon a word's repetition stops to count, and how much a caption's length does."""
+"""BM25's usual constants: how soon repeating a word stops counting, and how much a caption's length counts."""
 
 
 @dataclass(frozen=True)

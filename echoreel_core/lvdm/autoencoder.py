@@ -1,6 +1,6 @@
 """The image autoencoder of Stable Diffusion 1.x (AutoencoderKL), with its sizes read off a state dict.
 
-Keys are those of `first_stage_model.*` in an all-in-one checkpoint. Used where no host brings its own: the
+Keys are those of `first_stage_model.*` in an all-in-one checkpoint. Used where ComfyUI's own is not available: the
 stand-alone demo and training of the embedded model.
 """
 
@@ -32,7 +32,7 @@ class AutoencoderConfig:
 
     @classmethod
     def from_state_dict(cls, weights: dict[str, Tensor]) -> AutoencoderConfig:
-        """Read the sizes off the tensors. Raises EchoReelError where a needed tensor is missing."""
+        """Read the sizes off the tensors. Raises EchoReelError if a needed tensor is missing."""
         try:
             channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
             latent_channels = weights["post_quant_conv.weight"].shape[1]

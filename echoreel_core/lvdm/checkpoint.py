@@ -1,4 +1,4 @@
-"""Reading the authors' checkpoint files without ever running what is pickled in them, and taking them apart.
+"""Reads the authors' checkpoint files without running anything pickled in them, and splits them into parts.
 
 The released file is a DeepSpeed checkpoint: the state dict lies under `module`, each key behind one more component,
 beside optimizer and trainer state. Plain `state_dict` files, the base LVDM file without EchoReel parts, and our own
@@ -29,7 +29,7 @@ TEXT_PREFIX = "cond_stage_model."
 PRISM_PREFIX = "video_inject_process."
 
 _IMPOSSIBLE_SIZES = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
-"""What is raised where tensors have sizes or numbers of axes that the model's cannot have."""
+"""Raised for tensors whose sizes or number of axes do not fit the model."""
 _NEVER_RUN = re.compile(r"\.(video_inject_attn3|video_inject_norm6|latent_to_S)\.")
 _LAYER_NAMES = {
     "attn1.": "spatial.",
@@ -44,7 +44,7 @@ _LAYER_NAMES = {
 
 
 class _Inert:
-    """Stands in for a class of the trainer: takes anything, keeps nothing, does nothing."""
+    """A stand-in for a class of the trainer: takes anything, keeps nothing, does nothing."""
 
     def __init__(self, *_args, **_kwargs) -> None: ...
 
@@ -52,7 +52,7 @@ class _Inert:
 
 
 class _InertDict:
-    """Stands in for a kind of dictionary: an empty plain one, which torch lets the file fill."""
+    """A stand-in for a dictionary type: an empty plain dictionary, which torch lets the file fill."""
 
     def __new__(cls, *_args) -> dict:
         return {}
@@ -99,7 +99,7 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
             format of before 2020, which are read whole.
 
     Returns: the state dict under its released keys, and the names of other top-level entries that were left out.
-    Raises: EchoReelError, naming the file and the reason, where it is damaged, not a checkpoint, or wants code to run.
+    Raises: EchoReelError, naming the file and the reason, if it is damaged, not a checkpoint, or wants code to run.
     """
     path = Path(path)
     try:
@@ -170,9 +170,9 @@ def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_released(path: str | os.PathLike) -> ReleasedCheckpoint:
-    """Reads a checkpoint and takes it apart, sizes read off the tensors.
+    """Reads a checkpoint and splits it into parts; sizes are read from the tensors.
 
-    Raises: EchoReelError, naming the file and the first thing wrong, where it is damaged, unsafe or another model's.
+    Raises: EchoReelError, naming the file and the first thing wrong, if it is damaged, unsafe or another model's.
     """
     weights, left_out = read_state_dict(path)
     checkpoint = split_released(weights, Path(path).name)

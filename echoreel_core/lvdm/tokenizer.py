@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from its published vocabulary files, with the `tokenizers` library; a host brings its own."""
+"""CLIP's tokenizer from its published vocabulary files, with the `tokenizers` library, for use without ComfyUI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN_COMFYUI = Path("comfy") / "sd1_tokenizer"
 def find_vocabulary(folder: Path | None) -> Path:
     """The folder with vocab.json and merges.txt: the given one, else that of the ComfyUI this pack is installed in.
 
-    Raises: EchoReelError where there is none.
+    Raises: EchoReelError if there is none.
     """
     parents = Path(__file__).resolve().parents
     candidates = [folder] if folder else [parent / IN_COMFYUI for parent in parents]
@@ -36,7 +36,7 @@ def find_vocabulary(folder: Path | None) -> Path:
 def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], Tensor]:
     """Texts → ids [N, 77], int64: start, tokens (cut to fit), then end tokens to the full length, as CLIP was trained.
 
-    Raises: EchoReelError where `tokenizers` is not installed.
+    Raises: EchoReelError if `tokenizers` is not installed.
     """
     try:
         from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers

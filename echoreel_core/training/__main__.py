@@ -27,7 +27,7 @@ INTERRUPTED = 130
 
 
 def check(config: Config) -> int:
-    """One line per file, then a summary; 1 where nothing can be used."""
+    """One line per file, then a summary; 1 if nothing can be used."""
     pairs = read_pairs(config.data)
     reports = []
     for report in check_files(framings(pairs, config.video, config.reference)):
@@ -38,7 +38,7 @@ def check(config: Config) -> int:
 
 
 def cache(config: Config, model: ReleasedModel) -> int:
-    """Makes what the cache lacks."""
+    """Makes what is missing in the cache."""
 
     def progress(done: int, total: int, line: str) -> None:
         print(f"[{done}/{total}] {line}", flush=True)
@@ -52,7 +52,7 @@ def cache(config: Config, model: ReleasedModel) -> int:
 
 
 def cache_is_current(config: Config, model: ReleasedModel) -> bool:
-    """Whether the cache is what the settings ask for; without the data, a finished cache is taken as it is."""
+    """Whether the cache matches the settings; without the data, a finished cache is used unchanged."""
     manifest = read_manifest(config.data.cache)
     if manifest is None or not config.data.pairs.exists():
         return manifest is not None
@@ -61,7 +61,7 @@ def cache_is_current(config: Config, model: ReleasedModel) -> bool:
 
 
 def train(config: Config, config_file: Path) -> int:
-    """Trains, carrying on from the latest checkpoint in the output folder."""
+    """Trains, continuing from the latest checkpoint in the output folder."""
     process_group = start_processes(config.model.device)
     model = ReleasedModel(config, process_group.device)
     main = process_group.rank == 0
@@ -82,7 +82,7 @@ def train(config: Config, config_file: Path) -> int:
         shutil.copyfile(config_file, config.output.folder / "config.toml")
     changed = run.resume()
     if changed is not None and main:
-        print(f"Carrying on after step {trainer.step}.", flush=True)
+        print(f"Continuing after step {trainer.step}.", flush=True)
         for name, value in changed.items():
             print(f"  {name} was {value} so far, and is {getattr(config.training, name, 'gone')} from now on.")
 
@@ -96,7 +96,7 @@ def train(config: Config, config_file: Path) -> int:
         final = run(on_step, stopper.asked)
     if final is None:
         if main:
-            print(f"Stopped after step {trainer.step}, saved. The same command carries on.")
+            print(f"Stopped after step {trainer.step}, saved. Run the same command again to continue.")
         return INTERRUPTED
     if main:
         print(f"Done: {final}")
@@ -154,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.training", description=__doc__)
     commands = {
         "check": "decode every clip once and say what will happen to it",
-        "cache": "make the latents and text tokens that training reads; goes on where it was interrupted",
-        "train": "train; goes on after the latest checkpoint of the output folder",
+        "cache": "make the latents and text tokens that training reads; continues an interrupted run",
+        "train": "train; continues from the latest checkpoint in the output folder",
     }
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, text in commands.items():

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a folder each, which appears under its name only when it is whole."""
+"""Checkpoints of a run: one folder each, which gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
     Args:
         facts: for the adapter's `training` description.
 
-    Returns: the checkpoint's folder; the adapter in it can be used as it is.
+    Returns: the checkpoint's folder; the adapter in it is ready to use.
     """
     folder = Path(folder)
     final = folder / f"step-{trainer.step:07d}"
@@ -64,16 +64,16 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
 def write_adapter(
     trainer: Trainer, path: str | os.PathLike, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes the adapter as it stands, for use: one safetensors file with `facts` in its description."""
+    """Writes the current adapter, ready to use: one safetensors file with `facts` in its description."""
     config = replace(trainer.adapter.config, training={**facts, "steps": trainer.step})
     write_safetensors(path, trainer.adapter.state_dict(), config.to_json(), dtype=dtype)
 
 
 def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """Carries the run of a checkpoint on.
+    """Continues the run of a checkpoint.
 
-    Returns: those of its settings that are different now, by name, as they were.
-    Raises: EchoReelError where it is damaged or of another adapter.
+    Returns: the settings that differ now, by name, with their old values.
+    Raises: EchoReelError if it is damaged or belongs to another adapter.
     """
     checkpoint = Path(checkpoint)
     config, weights = read_adapter(checkpoint / ADAPTER_FILE)

@@ -1,4 +1,4 @@
-"""What to train when nobody says otherwise: adapter sizes per family of models."""
+"""Default adapter sizes per model family."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
 from ..action.prism import ActionPrismConfig
 
 REFERENCE_PIXELS = 256
-"""Side of the reference clip for every family: the prism sees motion, not detail, and costs by the pixel."""
+"""Side of the reference clip for every family, in pixels: the prism needs motion, not detail, and each pixel costs."""
 
 ACTION_DIM = 1024
 """Width of an action token for families other than the released one's; it sets the size of the added layers."""
@@ -27,7 +27,7 @@ def default_adapter_config(
     block_heads: int = 8,
     **prism: int,
 ) -> AdapterConfig:
-    """Sizes for a family of models.
+    """Default sizes for a model family.
 
     "lvdm" gets the released layout, 612 million parameters at the released sizes: a prism token per latent position,
     added layers as wide as their block, relative vectors. Every other family gets a prism over patches, added layers

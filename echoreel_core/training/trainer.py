@@ -175,7 +175,7 @@ class Trainer:
 
     @contextmanager
     def loss(self, batch: MicroBatch) -> Iterator[Tensor]:
-        """The weighted loss, a scalar. Its backward pass has to run inside the `with`, as it may run layers again."""
+        """The weighted loss, a scalar. Its backward pass must run inside the `with`, as it may run layers again."""
         settings, trainable = self.settings, self.trainable
         latents, noise = batch.target.float() / trainable.sigma_data, batch.draws.noise.to(batch.target.device)
         level = trainable.noise_level(batch.draws.u)  # on the CPU: float64, which not every device has
@@ -250,7 +250,7 @@ class Trainer:
         return (sums * process_group.count / count).tolist()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a continued run needs beside the adapter: the optimizer's tensors by name, and JSON-ready values."""
+        """What a continued run needs besides the adapter: the optimizer's tensors by name, and JSON-ready values."""
         names = self._parameter_names()
         tensors = {
             f"{names[parameter]}.{key}": value

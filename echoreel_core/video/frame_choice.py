@@ -54,7 +54,7 @@ class FrameSelection:
             raise EchoReelError(f"The duration is {self.duration} s: use 0 (to the end) or more.")
 
     def reach(self) -> tuple[Fraction, int | None, Fraction | None]:
-        """How far into the clip the choice can depend on it: (from this time, this many frames, up to this time);
+        """How far into the clip the choice can look: (from this time, this many frames, up to this time);
         None means without limit."""
         trim_start, trim_duration = (Fraction(x) for x in self.trim)
         start = trim_start + Fraction(self.start)

@@ -1,4 +1,4 @@
-"""The table of model families; this and one file per family is all that the pack knows of them."""
+"""The table of model families. This table and one file per family are all that the pack knows of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pack has to know of a model family."""
+"""What the pack must know about a model family."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class ModelFamily:
     """One row of the table.
 
     Attributes:
-        name: what adapters call this kind of model.
-        title: what the user calls it.
+        name: the model family's name in adapter files.
+        title: its name for users.
         recognises: whether a diffusion model is one of these, given the names of its class and its base classes.
         sites: lists the blocks that can take an added layer.
         grid: (diffusion model, its input latents, its keyword arguments) → the grid of this call.
@@ -82,7 +82,7 @@ class ModelFamily:
 
 
 def class_named(*names: str) -> Callable[[torch.nn.Module, frozenset[str]], bool]:
-    """Recognises a model by the name of its class or of any of its base classes: nothing has to be imported for it."""
+    """Recognises a model by the name of its class or of any of its base classes, so nothing needs to be imported."""
     return lambda _model, classes: not classes.isdisjoint(names)
 
 

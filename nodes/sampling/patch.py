@@ -171,7 +171,7 @@ class ActionPatch:
     def _layers(self, model: Any, state: RunState, call: CallState, frames: Tensor) -> list[FramesLayer | None]:
         """The layers with the action folded in, None where they add nothing; made at their first use in a run.
 
-        Only those for the window at hand are kept: windows are many, and to fold anew is little beside one pass.
+        Only those for the current window are kept: there are many windows, and folding again is cheap beside one pass.
         """
         called_as = (call.roles, frames.shape[0], frames.device, frames.dtype)
         made_for, layers = state.layers.get(called_as, (None, None))
@@ -216,7 +216,7 @@ class ActionPatch:
         return replace(contexts[call.roles[0]], tokens=tokens)
 
     def _attentions_on_this_device(self, model: Any) -> torch.nn.ModuleList:
-        """The added layers beside this copy of the model: every GPU has its own."""
+        """The added layers for this copy of the model: every GPU has its own."""
         patcher = model.current_patcher
         beside = patcher.get_additional_models_with_key(self.key) if patcher is not None else []
         return (beside[0] if beside else self.attentions).model

@@ -147,7 +147,7 @@ def _hunyuan(_base: Any, clip: Clip) -> dict[str, Any]:
 
 
 def _hunyuan_15(_base: Any, clip: Clip) -> dict[str, Any]:
-    """Text-to-video and image-to-video are built alike: the one that is shown images has a CLIP vision model."""
+    """Text-to-video and image-to-video have the same layers: the image-to-video model has a CLIP vision model."""
     if clip.vision is None:
         return {}
     images = {"start_image": clip.first, VISION: clip.seen()}
@@ -189,7 +189,7 @@ IMAGE_CONDITIONING: dict[str, ImageConditioning] = {
     "LTXV": lambda _base, clip: {"frame_rate": clip.fps},
     "LTXAV": lambda _base, clip: {"frame_rate": clip.fps},
 }
-"""By the name of the host's model class, or of the nearest of its base classes; all others are told their text only."""
+"""By the name of the host's model class, or of the nearest of its base classes; all others get their text only."""
 
 UNTRAINABLE = {
     "HunyuanVideo15_SR_Distilled": "upscales a video and adds no motion",
@@ -212,7 +212,7 @@ def check_trainable(base: Any) -> None:
 
 
 def image_conditioning(base: Any, clip: Clip) -> Conditioning:
-    """What the host's model is given of a clip beside its text, ready for the cache.
+    """The image conditioning of a clip for the host's model, ready for the cache.
 
     Raises: EchoReelError where that takes a model that is not connected.
     """

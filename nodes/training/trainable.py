@@ -109,7 +109,7 @@ class TrainableHostModel(TrainableModel):
         return inside.result
 
     def reload(self) -> None:
-        """Brings the model back onto its device, from which another model may have driven it."""
+        """Moves the model back onto its device, if another model pushed it out."""
         patchers = [self._patcher, *self._patcher.get_nested_additional_models()]
         comfy.model_management.load_models_gpu(patchers, force_full_load=True)
 
@@ -357,7 +357,7 @@ def _kept(saved: Tensor) -> Tensor:
 
 
 class NodeEncoders:
-    """The VAE, CLIP and CLIP vision model (or None) that are wired in; implements `training.host.Encoders`.
+    """The VAE, CLIP and CLIP vision model (or None) that are wired in; implements `training.trainable.Encoders`.
 
     Args:
         model: the MODEL, which decides what it is given of a clip.

@@ -1,7 +1,7 @@
-"""A start for the Action Prism: read motion off reference latents, before any video model is in the loop.
+"""Pretrains the Action Prism: it reads motion from reference latents, without a video model in the loop.
 
 Learning the prism through the frozen video model alone is slow. Here its tokens, through one linear layer that is then
-thrown away, have to tell the exact pose of the reference's subject in every frame: cheap, and blind to who moves where.
+thrown away, must predict the exact pose of the reference's subject in every frame. It is cheap and ignores who moves.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PoseReader(nn.Module):
         self.register_buffer("spread", typical.flatten(0, 1).var(0), persistent=False)
 
     def loss(self, tokens: Tensor, clips: Clips) -> tuple[Tensor, dict[str, float]]:
-        """Squared error as a share of what is to be told, place, size, angle and shear counting alike."""
+        """Squared error as a share of the variance, with place, size, angle and shear weighted equally."""
         truth = pose_code(clips)
         error = (self.read(tokens.float()) - truth).square().mean((0, 1))
         spread = self.spread

@@ -42,7 +42,7 @@ def probe(model: AdaptedModel, autoencoder: torch.nn.Module, count: int, steps: 
 
 
 class UNetWithAdapter(nn.Module):
-    """The UNet with the adapter's layers hooked in for good, which torch.compile can follow."""
+    """The UNet with the adapter's layers hooked in permanently, which torch.compile can follow."""
 
     def __init__(self, unet: LVDMUNet, adapter: EchoReelAdapter) -> None:
         super().__init__()
@@ -78,9 +78,9 @@ def train(
     """Write `adapter.pt` and `adapter.jsonl` into `folder`; goes on from `adapter.pt` where that exists, exactly as if
     it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
-    `start` is what `prism_start` wrote. The reading of poses goes on beside the video model's loss, `reader_weight`
-    strong, so that the prism does not forget it while the layers learn to listen. `lean`: see `_timesteps`; `turning`:
-    see `Pairs.batch`.
+    `start` is what `pretrain_prism` wrote. Pose prediction continues beside the video model's loss, with weight
+    `reader_weight`, so that the prism does not forget it while the layers learn to use the action. `lean`: see `_timesteps`;
+    `turning`: see `Pairs.batch`.
     """
     torch.manual_seed(seed)
     frozen = load_base(base)
@@ -92,7 +92,7 @@ def train(
     average = new_adapter(frozen)
     average.load_state_dict(adapter.state_dict())
     parts = nn.ModuleDict({"adapter": adapter, "reader": reader})
-    # At the layers' rate the prism would forget how to tell an angle, and learn it again at the very end.
+    # At the layers' rate the prism would forget how to read an angle, and relearn it only at the very end.
     optimizer = Optimizer(parts.named_parameters(), rate, slow={"adapter.prism.": 0.1, "reader.": 0.1})
     first = 0
     if (path := folder / "adapter.pt").exists():

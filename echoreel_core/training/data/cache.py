@@ -1,4 +1,4 @@
-"""Latents, and what the model is told beside them, made once and kept as files: training reads nothing else.
+"""Latents and conditionings, made once and kept as files: training reads nothing else.
 
 A cache folder holds `latents/<key>.safetensors`, `text/<key>.safetensors` and `manifest.json`, which says what belongs
 together. Keys are hashes of the content and of every setting that decides the result, so files never go stale; what is

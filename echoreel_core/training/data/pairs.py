@@ -1,4 +1,4 @@
-"""Which clip is to be made from which reference: the authors' JSON, JSONL, or a folder with a sub-folder per action."""
+"""Which target clip has which references: the authors' JSON, JSONL, or a folder with one sub-folder per action."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pair:
     """A clip to be made, and the references it may be made from; one is drawn each time.
 
     Attributes:
-        held_out: it only measures, nothing is trained on it.
+        held_out: used for measuring only, never trained on.
     """
 
     target: Clip
@@ -107,10 +107,10 @@ def _entries(path: Path) -> Iterable[object]:
 
 
 def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
-    """A clip's references are the others of its action; those of another take, where names tell.
+    """A clip's references are the other clips of its action, from other recordings if the names show which.
 
     UCF-101 cuts several clips (_c01, _c02 …) from one recording (_g01): the same person in the same place. With such a
-    reference, copying looks would pay, and that is what must not be learned.
+    reference, the model would learn to copy looks, which it must not.
     """
     actions = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     names = [path.name for path in actions]

@@ -36,7 +36,7 @@ class ReleasedModel:
 
     @cached_property
     def parts(self) -> ReleasedCheckpoint:
-        """The checkpoint, memory-mapped. Raises: EchoReelError where it is missing or another model's."""
+        """The checkpoint, memory-mapped. Raises: EchoReelError if it is missing or another model's."""
         path = self.config.model.checkpoint
         if not path.is_file():
             raise EchoReelError(f"There is no checkpoint {path}: check the path.")
@@ -52,7 +52,7 @@ class ReleasedModel:
 
     @cached_property
     def encoders(self) -> Encoders:
-        """VAE and text encoder, float32. Raises: EchoReelError where the checkpoint or the tokenizer lacks one."""
+        """VAE and text encoder, float32. Raises: EchoReelError if the checkpoint or the tokenizer lacks one."""
         name, parts = self.config.model.checkpoint.name, self.parts
         if not parts.vae or not parts.text:
             raise EchoReelError(
@@ -77,7 +77,7 @@ class ReleasedModel:
     def adapter(self) -> EchoReelAdapter:
         """What is trained: fresh, or as [adapter] start says.
 
-        Raises: EchoReelError where what to start from, or the size of the reference, does not fit.
+        Raises: EchoReelError if what to start from, or the size of the reference, does not fit.
         """
         settings = self.config.adapter
         wanted = self._adapter_config()
@@ -127,7 +127,7 @@ class ReleasedModel:
 def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Config and weights of an adapter file, or of the EchoReel parts of an all-in-one checkpoint.
 
-    Raises: EchoReelError where the file is missing or holds neither.
+    Raises: EchoReelError if the file is missing or holds neither.
     """
     if not path.is_file():
         raise EchoReelError(f"There is no adapter {path} to start from: check the path.")
