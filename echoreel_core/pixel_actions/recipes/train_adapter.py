@@ -79,8 +79,8 @@ def train(
     it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
     `start` is what `pretrain_prism` wrote. Pose prediction continues beside the video model's loss, with weight
-    `reader_weight`, so that the prism does not forget it while the layers learn to use the action. `lean`: see `_timesteps`;
-    `turning`: see `Pairs.batch`.
+    `reader_weight`, so that the prism does not forget it while the layers learn to use the action. `lean`: see
+    `_timesteps`; `turning`: see `Pairs.batch`.
     """
     torch.manual_seed(seed)
     frozen = load_base(base)
