@@ -171,7 +171,7 @@ def test_training_fills_the_cache_and_carries_on_with_more_steps(folder, capsys)
     write_config(folder, training={"steps": 6})
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "Carrying on after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
+    assert "Continuing after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
     assert "filling it" not in out and "step 5/6" in out
     write_config(folder, adapter={"depth": 2})
     assert main(["train", str(config)]) == 1
@@ -230,7 +230,10 @@ def test_ctrl_c_saves(folder):
     rest = process.stdout.read()
     assert process.wait(60) == INTERRUPTED
     stopped = int(rest.partition("Stopped after step ")[2].split(",")[0])
-    assert f"Stopped after step {stopped}, saved. The same command carries on." in rest and "Traceback" not in rest
+    assert (
+        f"Stopped after step {stopped}, saved. Run the same command again to continue." in rest
+        and "Traceback" not in rest
+    )
     assert (folder / "run" / "checkpoints" / f"step-{stopped:07d}" / "state.safetensors").exists()
     assert json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
 

@@ -154,7 +154,7 @@ def test_clips_that_are_not_here_are_shown_with_their_link(build, find, folder):
     assert "2 captions, 0 with a clip" in info
     video, caption, hits, strip = run_find(find, "swimming", "web.sqlite").args
     assert isinstance(video, ExecutionBlocker) and isinstance(caption, ExecutionBlocker)
-    assert "not on this disk" in video.message and "\n" not in video.message
+    assert "is on this disk: download one" in video.message and "\n" not in video.message
     assert "1. A cat swims (not on this disk: https://example.org/7.mp4)" in hits
     assert "in use" not in hits
 
