@@ -1,1 +1,1 @@
-"""EchoReel in pure torch: the Action Prism, its added attention layers, and the released video model. Knows no host."""
+"""EchoReel in pure torch, without ComfyUI: the Action Prism, its added attention layers and the released model."""

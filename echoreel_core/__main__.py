@@ -1,4 +1,4 @@
-"""EchoReel without a host: python -m echoreel_core COMMAND."""
+"""EchoReel without ComfyUI: python -m echoreel_core COMMAND."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMANDS = ("convert", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, or 1 with one line on stderr where it could not do its work."""
+    """Runs a command and returns its exit code: 0, or 1 with one line on stderr if it failed."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] == ["demo"] and (code := demo.in_own_environment(argv)) is not None:
         return code  # this Python may have nothing installed: the others are not even imported

@@ -22,7 +22,7 @@ from .errors import EchoReelError
 
 METADATA_KEY = "echoreel"
 ABANDONED = 3600
-"""Seconds after which a temporary file that nobody writes to is what a killed process left."""
+"""A temporary file that nobody wrote to for this many seconds was left by a killed process."""
 _TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -62,20 +62,22 @@ def check_file(path: str | os.PathLike, kind: str) -> None:
             f"{name} cannot be opened ({why}): check its name, place and permissions, or choose another {kind}."
         ) from None
     if stat.S_ISDIR(status.st_mode):
-        raise EchoReelError(f"{name} cannot be opened, it is a folder: choose another {kind}.")
+        raise EchoReelError(f"{name} cannot be opened because it is a folder: choose another {kind}.")
     if not stat.S_ISREG(status.st_mode):
-        raise EchoReelError(f"{name} cannot be opened, it is a pipe or a device: choose another {kind}, on a disk.")
+        raise EchoReelError(
+            f"{name} cannot be opened because it is a pipe or a device: choose another {kind}, on a disk."
+        )
     if not status.st_size:
         raise EchoReelError(f"{name} is empty (0 bytes), damaged or not yet written: copy or upload it again.")
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary file beside `path` to write to, which takes that name when the `with` ends well, and else goes.
+    """A temporary file beside `path`: it gets that name if the `with` succeeds, and is removed otherwise.
 
-    What a killed process left of an earlier attempt goes too. The folder is made where it is missing.
+    Leftovers of killed processes are removed too. A missing folder is created.
 
-    Raises: OSError where the folder or the file cannot be written.
+    Raises: OSError if the folder or the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +110,10 @@ def write_safetensors(
     the same memory.)
 
     Args:
-        dtype: of the floating-point tensors in the file, or None for each its own.
+        dtype: of the floating-point tensors in the file; None keeps each tensor's own.
 
-    Raises: EchoReelError, naming the file and the reason, where it cannot be written, or a tensor is of a kind that
-        safetensors does not hold.
+    Raises: EchoReelError, naming the file and the reason, if it cannot be written, or if a tensor has a type or
+        layout that safetensors does not support.
     """
     path = Path(path)
     for name, tensor in tensors.items():
@@ -146,8 +148,8 @@ def write_safetensors(
                 file.write(tensor.flatten().view(torch.uint8).numpy().data)
     except OSError as error:
         raise EchoReelError(
-            f"{path} cannot be written ({error.strerror or error}): it takes {end / 1e6:,.0f} MB in a folder that you "
-            "may write to."
+            f"{Path(path).name} cannot be written ({error.strerror or error}): it needs {end / 1e6:,.0f} MB in a "
+            "folder where you have write permission."
         ) from None
 
 
@@ -155,10 +157,10 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
     """The description in a safetensors file's metadata.
 
     Args:
-        kind: what the file has to be, e.g. "adapter".
+        kind: what the file must be, e.g. "adapter".
         version: the newest format version that can be read.
 
-    Raises: EchoReelError, naming the file and the reason, where it is no complete safetensors file, of another kind,
+    Raises: EchoReelError, naming the file and the reason, if it is no complete safetensors file, of another kind,
         or of a newer version, or the description is damaged.
     """
     name = Path(path).name
@@ -169,7 +171,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
     except (SafetensorError, OSError) as error:
         raise EchoReelError(_unreadable(name, error)) from None
     if text is None:
-        raise EchoReelError(f"{name} is not an EchoReel {kind}: it carries no EchoReel description.")
+        raise EchoReelError(f"{name} is not an EchoReel {kind}: it has no EchoReel description.")
     try:
         description = json.loads(text)
         _check_plain(description)
@@ -180,7 +182,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
         raise EchoReelError(f"{name} is not an EchoReel {kind}: it holds an EchoReel {str(found_kind)[:40]}.")
     if found_version > version:
         raise EchoReelError(
-            f"{name} is of format version {found_version}, this pack reads up to {version}: update the pack."
+            f"{name} has format version {found_version}, but this pack reads up to version {version}: update the pack."
         )
     return description
 
@@ -188,7 +190,7 @@ def read_description(path: str | os.PathLike, kind: str, version: int) -> dict[s
 def read_tensors(path: str | os.PathLike) -> dict[str, Tensor]:
     """All tensors of a safetensors file, memory-mapped on the CPU.
 
-    Raises: EchoReelError where the file is no complete safetensors file.
+    Raises: EchoReelError if the file is no complete safetensors file.
     """
     check_file(path, "safetensors file")
     try:
@@ -222,7 +224,7 @@ def _check_plain(description: Any) -> None:
 
 
 def reason(error: Exception) -> str:
-    """A library's error, which may fill a page, as a few words to put in brackets."""
+    """A library's error, which may fill a page, shortened to a few words for brackets."""
     return (" ".join(str(error).split()) or type(error).__name__)[:120].rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""The ComfyUI nodes: thin, and the only code of the pack that imports the host."""
+"""The ComfyUI nodes: thin, and the only code of the pack that imports ComfyUI, the host."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .models.adapter import LoadedAdapter
 from .wires import ActionWire, EchoReelWire
 
 NO_ECHOREEL = (
-    "There is no EchoReel in the checkpoint that is connected: it is the base model alone. "
+    "The connected checkpoint has no EchoReel in it: it is the base model alone. "
     "Load one that has it, or connect Load EchoReel Adapter."
 )
 
@@ -31,8 +31,8 @@ class ActionPrismEncode(io.ComfyNode):
             display_name="Action Prism Encode",
             category="EchoReel",
             description=(
-                "Watches a reference clip and takes the action out of it: what moves and how, not what it looks like. "
-                "The result serves every seed; only another clip, caption or prompt makes it work again."
+                "Watches a reference clip and extracts the action: what moves and how, not what it looks like. The "
+                "result works with every seed; the node only runs again for another clip, caption or prompt."
             ),
             search_aliases=["encode action", "reference video", "motion transfer"],
             inputs=[
@@ -52,7 +52,9 @@ class ActionPrismEncode(io.ComfyNode):
                     "info",
                     optional=True,
                     force_input=True,
-                    tooltip="The info of Load Reference Video: kept with a saved action, so that you know its source.",
+                    tooltip=(
+                        "The info of Load Reference Video. It is saved with the action, so that you know its source."
+                    ),
                 ),
             ],
             outputs=[ActionWire.Output(display_name="action", tooltip="For Apply EchoReel.")],
@@ -83,10 +85,10 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
     """Encodes a reference clip as the prism takes it.
 
     Args:
-        frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size where they are of another.
+        frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size if they differ from it.
 
     Returns: [1, C, T', H', W'], scaled as the host's model takes latents; T' < T where the VAE compresses time.
-    Raises: EchoReelError where the frames hold NaN or infinity, or the VAE is another model's.
+    Raises: EchoReelError if the frames contain NaN or infinity, or the VAE belongs to another model.
     """
     check_finite(frames)
     prism = echoreel.config.prism
@@ -137,13 +139,13 @@ def _run_prism(echoreel: LoadedAdapter, latents: Tensor, caption_tokens: Tensor,
 def _prism_text(prompt: list, caption_tokens: Tensor) -> Tensor:
     """[B, L, text_width]: the prompt's tokens followed by the caption's.
 
-    Raises: EchoReelError where they do not match.
+    Raises: EchoReelError if they do not match.
     """
     tokens = prompt[0][0]
     if tokens.shape[-1] != caption_tokens.shape[-1]:
         raise EchoReelError(
-            f"The prompt's text is {tokens.shape[-1]} wide, the caption's {caption_tokens.shape[-1]}: "
-            "connect the CLIP that the prompts were encoded with."
+            f"The prompt's text tokens are {tokens.shape[-1]} wide, but the caption's are {caption_tokens.shape[-1]}: "
+            "connect the CLIP that encoded the prompts."
         )
     return torch.cat((tokens, caption_tokens.to(tokens).expand(tokens.shape[0], -1, -1)), dim=1)
 

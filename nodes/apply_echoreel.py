@@ -20,7 +20,7 @@ from .wires import ActionWire, EchoReelWire
 
 
 class ApplyEchoReel(io.ComfyNode):
-    """Brings an action into a model's attention; hands on a stock MODEL."""
+    """Adds an action to a model's attention and outputs a stock MODEL."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,13 +29,13 @@ class ApplyEchoReel(io.ComfyNode):
             display_name="Apply EchoReel",
             category="EchoReel",
             description=(
-                "Makes the video model perform the action. The model that goes in is left as it was; the one that "
-                "comes out works with every sampler. Apply twice to bring in two actions on top of each other."
+                "Makes the video model perform the action. The input model does not change; the output model works "
+                "with every sampler. Apply twice to add two actions on top of each other."
             ),
             search_aliases=["echoreel", "motion transfer", "action"],
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches if you like."),
-                EchoReelWire.Input("echoreel", tooltip="The EchoReel that was trained for this model."),
+                EchoReelWire.Input("echoreel", tooltip="The EchoReel adapter trained for this model."),
                 ActionWire.Input("action", tooltip="From Action Prism Encode, Combine Actions or Load Action."),
                 io.Float.Input(
                     "strength",
@@ -44,9 +44,9 @@ class ApplyEchoReel(io.ComfyNode):
                     max=10.0,
                     step=0.01,
                     tooltip=(
-                        "How firmly the video follows the action. 1 is as trained. More insists on the action and in "
-                        "the end breaks the picture, less leaves the model more of its own ideas, 0 leaves it entirely "
-                        "alone."
+                        "How strongly the video follows the action. 1 is as trained. Higher values follow it more "
+                        "closely and eventually break the picture; lower values leave more to the model; 0 changes "
+                        "nothing."
                     ),
                 ),
                 io.Float.Input(
@@ -56,8 +56,8 @@ class ApplyEchoReel(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     tooltip=(
-                        "When in the sampling the action sets in. The later, the more the model has already laid out "
-                        "by itself; motion is decided early, so 0 is almost always right."
+                        "When the action starts during sampling. The later it starts, the more the model has already "
+                        "laid out without it. Motion is decided early, so 0 is almost always right."
                     ),
                 ),
                 io.Float.Input(
@@ -67,8 +67,8 @@ class ApplyEchoReel(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     tooltip=(
-                        "When in the sampling it ends. Earlier, like 0.6, leaves the fine detail to the model while "
-                        "the motion stays, and takes less time."
+                        "When the action ends during sampling. Ending earlier, for example at 0.6, keeps the motion, "
+                        "leaves fine detail to the model, and takes less time."
                     ),
                 ),
                 io.Combo.Input(
@@ -77,9 +77,9 @@ class ApplyEchoReel(io.ComfyNode):
                     default=STRETCH,
                     optional=True,
                     tooltip=(
-                        "How the reference's time becomes the clip's. Stretched over the clip: it begins and ends with "
-                        "it, faster or slower. At its own pace: it takes as long as in the reference, and afterwards "
-                        "the model is left to itself."
+                        "How the reference's time maps to your clip's. Stretched over the clip: the action begins and "
+                        "ends with your clip, faster or slower. At its own pace: it lasts as long as in the reference;"
+                        " after that, the model runs without it."
                     ),
                 ),
                 io.Float.Input(
@@ -90,8 +90,8 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip=(
-                        "When in the clip the action begins, in seconds; before that the model is left to itself. With "
-                        "two Apply EchoReel in a row, one can run from 0 to 2 and the other jump from 2 to 4."
+                        "When the action begins in the clip, in seconds; before that, the model runs without it. With "
+                        "two Apply EchoReel in a row, one can run from 0 to 2 and the other can jump from 2 to 4."
                     ),
                 ),
                 io.Float.Input(
@@ -101,7 +101,7 @@ class ApplyEchoReel(io.ComfyNode):
                     max=100000.0,
                     step=0.05,
                     optional=True,
-                    tooltip="When in the clip the action ends, in seconds. 0 is the end of the clip.",
+                    tooltip="When the action ends in the clip, in seconds. 0 means the end of the clip.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -112,7 +112,7 @@ class ApplyEchoReel(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Frames per second of the video you make, so that seconds can be told from frames. 0 is what "
+                        "Frames per second of the video you make, used to convert seconds to frames. 0 uses the rate "
                         "the model was made for."
                     ),
                 ),
@@ -125,8 +125,8 @@ class ApplyEchoReel(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Frames per second of the reference as it was loaded (the fps of Load Reference Video), for an "
-                        "action at its own pace. 0 is the same as the video."
+                        "Frames per second of the loaded reference (the fps of Load Reference Video), for an action at"
+                        " its own pace. 0 uses the rate of the video."
                     ),
                 ),
                 io.Combo.Input(
@@ -135,9 +135,9 @@ class ApplyEchoReel(io.ComfyNode):
                     default="constant",
                     optional=True,
                     tooltip=(
-                        "How the strength goes from the most noise to none, along the model's own schedule: two "
-                        "samplers that share a clip's steps share the curve. Strong early steps make for more of the "
-                        "action, strong late ones for more of its detail."
+                        "How the strength changes from the most noise to none, along the model's own schedule: two "
+                        "samplers that share the steps of a clip share the curve. Strong early steps give more of the "
+                        "action; strong late steps give more of its detail."
                     ),
                 ),
                 io.String.Input(
@@ -146,7 +146,7 @@ class ApplyEchoReel(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "For steps: custom. Factors with commas between, spread evenly over the steps: 1, 1, 0.3 is "
+                        "For steps: custom. Factors separated by commas, spread evenly over the steps: 1, 1, 0.3 is "
                         "full strength until the middle and then fades."
                     ),
                 ),
@@ -157,8 +157,8 @@ class ApplyEchoReel(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which of the model's blocks take the action. Early blocks lay out the scene and its motion, "
-                        "late ones its detail. Blocks that take none cost no time."
+                        "Which of the model's blocks receive the action. Early blocks lay out the scene and its "
+                        "motion, late blocks its detail. Blocks without the action cost no time."
                     ),
                 ),
                 io.String.Input(
@@ -167,16 +167,16 @@ class ApplyEchoReel(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "For blocks: custom. Factors with commas between, spread evenly from the first block to the "
-                        "last: 1, 0.5, 0. With as many numbers as blocks each has its own."
+                        "For blocks: custom. Factors separated by commas, spread evenly from the first block to the "
+                        "last: 1, 0.5, 0. With as many numbers as blocks, each block gets its own."
                     ),
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where in the picture the action applies: fully where it is white, half where it is grey. One "
-                        "mask for the whole clip, or several that are spread over it."
+                        "Where in the picture the action applies: fully where the mask is white, half where it is "
+                        "grey. Use one mask for the whole clip, or several that are spread over it."
                     ),
                 ),
                 io.Float.Input(
@@ -189,7 +189,7 @@ class ApplyEchoReel(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Where in a longer clip this sampler begins, in seconds, when you make that clip in parts. "
-                        "The action goes on there in place of beginning anew. Set clip_seconds too."
+                        "The action continues there instead of starting again. Set clip_seconds too."
                     ),
                 ),
                 io.Float.Input(
@@ -243,8 +243,8 @@ class ApplyEchoReel(io.ComfyNode):
             )
         if end_second and end_second <= start_second:
             raise EchoReelError(
-                f"The action is to end at {end_second:g} seconds but begins at {start_second:g}: let it end later, "
-                "or at 0 for the end of the clip."
+                f"The action ends at {end_second:g} s but begins at {start_second:g} s: set a later end, or 0 for the "
+                "end of the clip."
             )
         block_curve = curve(blocks, BLOCKS, block_strengths, "block_strengths")
         control = Control(
@@ -276,27 +276,27 @@ def apply_action(
 ):
     """A clone of `model` with the action in its attention; `model` itself is not touched.
 
-    Raises: EchoReelError in one sentence where model, adapter and action do not belong together.
+    Raises: EchoReelError if model, adapter and action do not belong together.
     """
     config = echoreel.config
     diffusion_model = uncompiled(model.get_model_object("diffusion_model"))
     family = find_family(diffusion_model)
     if config.host != family.name:
         raise EchoReelError(
-            f"The EchoReel adapter was trained for {config.host!r} models, the model that is connected is "
+            f"The EchoReel adapter was trained for {config.host!r} models, but the connected model is "
             f"{family.title} ({family.name!r}): use an adapter that was trained for it."
         )
     check_fit(family, diffusion_model, {site.name: site.dim for site in config.sites})
     channels = family.video_channels or model.get_model_object("latent_format").latent_channels
     if channels != config.prism.latent_channels:
         raise EchoReelError(
-            f"The EchoReel adapter was trained on latents of {config.prism.latent_channels} channels, this "
+            f"The EchoReel adapter was trained on latents with {config.prism.latent_channels} channels, but this "
             f"{family.title} model has {channels}: use the adapter made for it."
         )
     if action.adapter_id != echoreel.id:
         raise EchoReelError(
-            f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
-            f"({echoreel.id}): encode the reference with the one you apply."
+            f"The action was made with the EchoReel adapter {action.adapter_id}, but {echoreel.id} is connected here: "
+            "encode the reference with the adapter you apply."
         )
     patched = model.clone()
     if strength == 0.0 or start_percent >= end_percent:

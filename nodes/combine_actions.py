@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.combine import combine
-from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.errors import EchoReelError, counted
 from .wires import ActionWire
 
 MOST_ACTIONS = 16
@@ -14,18 +14,23 @@ SEQUENCE = "one after another"
 
 
 def parse_weights(text: str, count: int) -> list[float]:
-    """One weight per action from "1, 0.5, …"; all 1 where the text is empty.
+    """One weight per action from "1, 0.5, …"; all 1 if the text is empty.
 
-    Raises: EchoReelError where it is no list of numbers, or of another length.
+    Raises: EchoReelError if it is not a list of numbers, or has another length.
     """
     if not text.strip():
         return [1.0] * count
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError:
-        raise EchoReelError(f"The weights are {text!r}: write numbers with commas between, like 1, 0.5") from None
+        raise EchoReelError(
+            f"The weights are {text!r}: write numbers separated by commas, for example 1, 0.5."
+        ) from None
     if len(weights) != count:
-        raise EchoReelError(f"There are {count} actions but {len(weights)} weights ({text}): write one for each.")
+        raise EchoReelError(
+            f"Got {counted(len(weights), 'weight')} ({text}) for {counted(count, 'action')}: write one weight for each "
+            "action."
+        )
     return weights
 
 
@@ -34,15 +39,17 @@ class CombineActions(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        action = ActionWire.Input("action", tooltip="From Action Prism Encode or Load Action. Another place appears.")
+        action = ActionWire.Input(
+            "action", tooltip=("From Action Prism Encode or Load Action. Connecting it adds another socket.")
+        )
         actions = io.Autogrow.TemplatePrefix(action, prefix="action_", min=2, max=MOST_ACTIONS)
         return io.Schema(
             node_id="EchoReelCombineActions",
             display_name="Combine Actions",
             category="EchoReel",
             description=(
-                "Brings several reference actions together into one, for Apply EchoReel: all at once, as a mixture, or "
-                "one after another. What comes out can be combined again."
+                "Combines several reference actions into one for Apply EchoReel: all at once, as a mixture, or one "
+                "after another. The result can be combined again."
             ),
             search_aliases=["blend actions", "merge actions", "several references", "sequence", "crossfade"],
             inputs=[
@@ -50,8 +57,8 @@ class CombineActions(io.ComfyNode):
                     "actions",
                     template=actions,
                     tooltip=(
-                        "The actions to bring together, from Action Prism Encode or Load Action. With each one that is "
-                        "connected another place appears."
+                        "The actions to combine, from Action Prism Encode or Load Action. Each connected action adds "
+                        "another socket."
                     ),
                 ),
                 io.Combo.Input(
@@ -59,10 +66,10 @@ class CombineActions(io.ComfyNode):
                     options=["attend to all", "blend", SEQUENCE],
                     default="attend to all",
                     tooltip=(
-                        "attend to all: the video looks at all clips together and takes at each moment what fits best; "
-                        "right for several clips of the same action. "
-                        "blend: a mixture of the actions in the proportion of the weights. "
-                        "one after another: first this action, then the next; the weights say how long each lasts."
+                        "attend to all: the video attends to all clips together and takes what fits best at each "
+                        "moment; use it for several clips of the same action. blend: mixes the actions in proportion "
+                        "to the weights. one after another: first this action, then the next; the weights set how long"
+                        " each lasts."
                     ),
                 ),
                 io.String.Input(
@@ -70,8 +77,8 @@ class CombineActions(io.ComfyNode):
                     default="",
                     advanced=True,
                     tooltip=(
-                        "All weights at once, with commas between: 1, 0.5. They multiply those set for each action. "
-                        "Empty: nothing more."
+                        "All weights at once, separated by commas: 1, 0.5. They multiply the weights set for each "
+                        "action. Empty changes nothing."
                     ),
                 ),
                 io.Float.Input(
@@ -82,9 +89,9 @@ class CombineActions(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     tooltip=(
-                        "For one after another: how softly one action goes over into the next, as a part of the clip. "
-                        "More is softer: 0.2 takes a fifth of the clip, 0 changes at once. It is never longer than the "
-                        "shorter of the two."
+                        "For one after another: how long the change from one action to the next takes, as a fraction "
+                        "of the clip. Higher is softer: 0.2 takes a fifth of the clip, 0 changes at once. It is never "
+                        "longer than the shorter of the two actions."
                     ),
                 ),
                 *(
@@ -96,8 +103,8 @@ class CombineActions(io.ComfyNode):
                         step=0.05,
                         optional=True,
                         tooltip=(
-                            f"How much action_{index} counts beside the others; one after another, how long it lasts. "
-                            "2 is twice as much as 1; 0 leaves it out."
+                            f"How much action_{index} counts relative to the others; for one after another, how long "
+                            "it lasts. 2 counts twice as much as 1; 0 leaves the action out."
                         ),
                     )
                     for index in range(MOST_ACTIONS)

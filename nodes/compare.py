@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.errors import EchoReelError, counted
 from ..echoreel_core.video.frames import fit
 from .pictures.drawing import GROUND, TEXT, letters, to_frame
 
@@ -21,33 +21,38 @@ GAP = 4  # between clips, pixels
 
 
 class Compare(io.ComfyNode):
-    """Clips beside each other, with their names."""
+    """Clips side by side, with their names."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        clip = io.MultiType.Input("clip", [io.Image, io.Video], tooltip="Frames or a video. Another place appears.")
+        clip = io.MultiType.Input(
+            "clip", [io.Image, io.Video], tooltip=("Frames or a video. Connecting it adds another socket.")
+        )
         clips = io.Autogrow.TemplatePrefix(clip, prefix="clip_", min=2, max=MOST_CLIPS)
         return io.Schema(
             node_id="EchoReelCompare",
             display_name="Compare",
             category="EchoReel",
             description=(
-                "Puts clips beside each other with their names: the reference, your video without its action and with "
-                "it. Clips of other sizes get black bars and are never stretched. Shorter ones stand still on their "
-                "last frame until the longest is over."
+                "Shows clips side by side with their names: the reference, and your video without and with its action."
+                " Clips of other sizes get black bars and are never stretched. Shorter clips hold their last frame "
+                "until the longest one ends."
             ),
             search_aliases=["side by side", "before and after", "contact sheet", "image grid", "labels"],
             inputs=[
                 io.Autogrow.Input(
                     "clips",
                     template=clips,
-                    tooltip="The clips to compare, frames or videos. With each one connected another place appears.",
+                    tooltip="The clips to compare, frames or videos. Each connected clip adds another socket.",
                 ),
                 io.String.Input(
                     "labels",
                     default="reference\nwithout\nwith",
                     multiline=True,
-                    tooltip="The clips' names, a line for each, from the first clip on. An empty line leaves one out.",
+                    tooltip=(
+                        "The clips' names, one per line, in the order of the clips. An empty line leaves a clip "
+                        "without a name."
+                    ),
                 ),
                 io.Combo.Input(
                     "layout",
@@ -55,8 +60,8 @@ class Compare(io.ComfyNode):
                     default=VIDEO,
                     tooltip=(
                         "a video, side by side: frames for Create Video and Save Video; all clips run frame by frame, "
-                        "shorter ones hold their last frame. "
-                        "one picture, a row for each: moments from the beginning to the end, to look at or to share."
+                        "and shorter ones hold their last frame. one picture, a row for each: moments from the "
+                        "beginning to the end of each clip, to look at or to share."
                     ),
                 ),
                 io.Int.Input(
@@ -65,7 +70,7 @@ class Compare(io.ComfyNode):
                     min=32,
                     max=4096,
                     step=2,
-                    tooltip="How tall each clip is drawn, in pixels. More is sharper and takes more memory.",
+                    tooltip="Height of each clip, in pixels. Higher is sharper and takes more memory.",
                 ),
                 io.Int.Input(
                     "moments",
@@ -73,7 +78,9 @@ class Compare(io.ComfyNode):
                     min=1,
                     max=64,
                     optional=True,
-                    tooltip="For one picture: how many moments of each clip it shows. More tells more of the motion.",
+                    tooltip=(
+                        "For one picture: how many moments of each clip it shows. More moments show more of the motion."
+                    ),
                 ),
             ],
             outputs=[
@@ -85,7 +92,7 @@ class Compare(io.ComfyNode):
     def execute(cls, clips: dict, labels: str, layout: str, height: int, moments: int = 6) -> io.NodeOutput:
         found = {int(name.rsplit("_", 1)[1]): frames_of(clip) for name, clip in clips.items() if clip is not None}
         if not found:
-            raise EchoReelError("There is nothing to compare: connect two clips or more.")
+            raise EchoReelError("There is nothing to compare: connect at least two clips.")
         names = labels.splitlines()
         titles = [names[index].strip() if index < len(names) else "" for index in found]
         longest = max(map(len, found.values()))
@@ -97,10 +104,10 @@ class Compare(io.ComfyNode):
 
 
 def frames_of(clip) -> Tensor:
-    """[T, H, W, C] of an IMAGE or a VIDEO. Raises: EchoReelError where it has none."""
+    """[T, H, W, C] of an IMAGE or a VIDEO. Raises: EchoReelError if it has no frames."""
     frames = clip if isinstance(clip, Tensor) else clip.get_components().images
     if not len(frames):
-        raise EchoReelError("A clip to compare holds no frames: connect another one.")
+        raise EchoReelError("A clip to compare has no frames: connect another one.")
     return frames
 
 
@@ -140,8 +147,9 @@ def _empty(count: int, height: int, width: int) -> Tensor:
         return (torch.tensor(GROUND) / 255).expand(count, height, width, 3).clone()
     except RuntimeError:
         raise EchoReelError(
-            f"{count} frames of {width} x {height} take {count * width * height * 12 / 2**30:.1f} GB, more memory than "
-            "there is: draw the clips less tall, or compare fewer."
+            f"{counted(count, 'frame')} of {width} x {height} pixels would take "
+            f"{count * width * height * 12 / 2**30:.1f} GB, more memory than there is: lower the height, or compare "
+            "fewer clips."
         ) from None
 
 

@@ -33,8 +33,8 @@ class LoadCheckpoint(io.ComfyNode):
             display_name="Load EchoReel Checkpoint",
             category="EchoReel",
             description=(
-                "Loads a checkpoint that holds everything: the video model, its text encoder and VAE, and EchoReel. "
-                "Reads the authors' checkpoint.pt as it was published, and the smaller safetensors made from it."
+                "Loads a checkpoint that contains everything: the video model, its text encoder and VAE, and EchoReel."
+                " Reads the authors' checkpoint.pt as published, and the smaller safetensors files made from it."
             ),
             search_aliases=["lvdm", "action prism loader", "echoreel model"],
             inputs=[
@@ -42,9 +42,10 @@ class LoadCheckpoint(io.ComfyNode):
                     "checkpoint",
                     options=[EMBEDDED, *folder_paths.get_filename_list("checkpoints")],
                     tooltip=(
-                        "A checkpoint in models/checkpoints that holds EchoReel: the authors' checkpoint.pt, or a "
-                        "smaller safetensors made from it; press R to see a new one. The first is always there: a "
-                        "small model that makes pixel art of 32 x 32 pixels, to try out everything at once."
+                        "A checkpoint in models/checkpoints that contains EchoReel: the authors' checkpoint.pt, or a "
+                        "smaller safetensors file made from it. Press R to see a new one. The first entry is always "
+                        "there: a small model that makes pixel art of 32 x 32 pixels, so that you can try everything "
+                        "at once."
                     ),
                 )
             ],
@@ -52,7 +53,7 @@ class LoadCheckpoint(io.ComfyNode):
                 io.Model.Output(tooltip="The video model, for any sampler. Frames go in the latent batch."),
                 io.Clip.Output(tooltip="Its text encoder."),
                 io.Vae.Output(tooltip="Its VAE."),
-                EchoReelWire.Output(tooltip="Reads actions from clips and brings them into the video model."),
+                EchoReelWire.Output(tooltip="Reads actions from clips and adds them to the video model."),
             ],
         )
 
@@ -71,7 +72,7 @@ class LoadCheckpoint(io.ComfyNode):
 
 
 class LoadAdapter(io.ComfyNode):
-    """An EchoReel adapter for a model that is loaded by other means."""
+    """An EchoReel adapter for a model that another node loads."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -86,12 +87,12 @@ class LoadAdapter(io.ComfyNode):
                     "adapter",
                     options=folder_paths.get_filename_list(ADAPTER_FOLDER),
                     tooltip=(
-                        "A file in models/echoreel. It fits one kind of video model, the one it was trained for. "
-                        "Press R to see a new one."
+                        "A file in models/echoreel. It fits only the model family and size it was trained for. Press R"
+                        " to see a new one."
                     ),
                 )
             ],
-            outputs=[EchoReelWire.Output(tooltip="Reads actions from clips and brings them into the video model.")],
+            outputs=[EchoReelWire.Output(tooltip="Reads actions from clips and adds them to the video model.")],
         )
 
     @classmethod

@@ -28,8 +28,11 @@ class LoadReferenceVideo(io.ComfyNode):
             node_id="EchoReelLoadReferenceVideo",
             display_name="Load Reference Video",
             category="EchoReel",
-            description="Takes a few frames from a clip that shows the action. Only these are decoded, by the time"
-            " they are shown, so clips of variable frame rate (phones, screen recordings) keep their speed.",
+            description=(
+                "Takes a few frames from a clip that shows the action. Frames are chosen by display time, so clips "
+                "with a variable frame rate (phones, screen recordings) keep their speed; only the chosen frames are "
+                "decoded."
+            ),
             search_aliases=["reference clip", "load video frames", "echoreel video"],
             inputs=[
                 io.Combo.Input(
@@ -56,8 +59,8 @@ class LoadReferenceVideo(io.ComfyNode):
                     max=100000.0,
                     step=0.001,
                     tooltip=(
-                        "How long the action lasts, in seconds: what comes later is not looked at. 0 means to the end "
-                        "of the clip."
+                        "How long the action lasts, in seconds; what comes later is ignored. 0 means to the end of the"
+                        " clip."
                     ),
                 ),
                 io.Int.Input(
@@ -67,17 +70,20 @@ class LoadReferenceVideo(io.ComfyNode):
                     min=1,
                     max=1024,
                     tooltip=(
-                        "How many frames to take. More show the action longer or more finely, and take longer to "
-                        "encode. The released EchoReel was trained on 16."
+                        "How many frames to take. More frames show the action for longer or in more detail, and take "
+                        "longer to encode. The released EchoReel was trained on 16."
                     ),
                 ),
                 io.Combo.Input(
                     "sampling",
                     options=list(SAMPLING),
                     default="every nth frame",
-                    tooltip="Which frames to take. 'every nth frame': from the start, skipping in between, as the"
-                    " released EchoReel was trained. 'spread evenly': the whole span, first and last frame included."
-                    " 'fixed fps': at a speed of your choice. If the span is too short, its last frame is repeated.",
+                    tooltip=(
+                        "Which frames to take. 'every nth frame': from the start, skipping frames in between, as the "
+                        "released EchoReel was trained. 'spread evenly': over the whole span, including its first and "
+                        "last frame. 'fixed fps': at a rate of your choice. If the span is too short, its last frame "
+                        "is repeated."
+                    ),
                 ),
                 io.Int.Input(
                     "every_nth",
@@ -85,8 +91,8 @@ class LoadReferenceVideo(io.ComfyNode):
                     min=1,
                     max=1000,
                     tooltip=(
-                        "For 'every nth frame': 4 takes frames 1, 5, 9, ... A larger step covers more time, so that "
-                        "the action looks faster."
+                        "For 'every nth frame': 4 takes frames 1, 5, 9, ... A higher number covers more time, so the "
+                        "action looks faster."
                     ),
                 ),
                 io.Float.Input(
@@ -97,8 +103,8 @@ class LoadReferenceVideo(io.ComfyNode):
                     max=240.0,
                     step=0.01,
                     tooltip=(
-                        "For 'fixed fps': how many frames to take per second of the clip. Fewer cover more time, more "
-                        "show fast motion better."
+                        "For 'fixed fps': how many frames to take per second of the clip. Lower covers more time; "
+                        "higher shows fast motion better."
                     ),
                 ),
                 io.Int.Input(
@@ -108,7 +114,9 @@ class LoadReferenceVideo(io.ComfyNode):
                     max=4096,
                     step=8,
                     advanced=True,
-                    tooltip="Width of the frames in pixels. The released EchoReel needs 256, whatever you generate.",
+                    tooltip=(
+                        "Width of the frames in pixels. The released EchoReel needs 256, whatever size you generate."
+                    ),
                 ),
                 io.Int.Input(
                     "height",
@@ -117,26 +125,32 @@ class LoadReferenceVideo(io.ComfyNode):
                     max=4096,
                     step=8,
                     advanced=True,
-                    tooltip="Height of the frames in pixels. The released EchoReel needs 256, whatever you generate.",
+                    tooltip=(
+                        "Height of the frames in pixels. The released EchoReel needs 256, whatever size you generate."
+                    ),
                 ),
                 io.Combo.Input(
                     "crop",
                     options=list(CROPS),
                     default="stretch",
-                    tooltip="How the clip is brought to this size. 'stretch': squeezed to fit, as the released EchoReel"
-                    " was trained. 'center': keeps its shape, the sides are cut off. 'pad': keeps its shape,"
-                    " black bars are added.",
+                    tooltip=(
+                        "How the clip is fitted to this size. 'stretch': distorts it to fit, as the released EchoReel "
+                        "was trained. 'center': keeps its shape and crops the sides. 'pad': keeps its shape and adds "
+                        "black bars."
+                    ),
                 ),
                 io.Video.Input(
                     "video",
                     optional=True,
-                    tooltip="A video from another node. When connected it is used instead of the file, with any trim"
-                    " made there.",
+                    tooltip=(
+                        "A video from another node. If connected, it is used instead of the file, including any trim "
+                        "made there."
+                    ),
                 ),
             ],
             outputs=[
-                io.Image.Output("frames", tooltip="The frames taken: connect them to Action Prism Encode."),
-                io.Float.Output("fps", tooltip="The speed at which these frames play like the clip."),
+                io.Image.Output("frames", tooltip="The chosen frames. Connect them to Action Prism Encode."),
+                io.Float.Output("fps", tooltip="The frame rate at which these frames play at the clip's speed."),
                 io.String.Output(
                     "caption",
                     tooltip="What the clip shows: the text file beside it, else its title, else empty.",
@@ -237,11 +251,9 @@ def input_path(file: str | None) -> str:
     try:
         path = os.path.realpath(os.path.join(folder, name))
     except ValueError:  # a zero byte
-        raise EchoReelError(f"{file!r} is no file name: choose another video.") from None
+        raise EchoReelError(f"{file!r} is not a file name: choose another video.") from None
     if not path.startswith(os.path.join(folder, "")):
-        raise EchoReelError(
-            f"{file!r} lies outside ComfyUI's {os.path.basename(folder)} folder: move the video into it."
-        )
+        raise EchoReelError(f"{file!r} is outside ComfyUI's {os.path.basename(folder)} folder: move the video into it.")
     if not os.path.isfile(path):
         raise EchoReelError(f"There is no video {file!r} in the {os.path.basename(folder)} folder: choose another one.")
     return path

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..echoreel_core.action.action import Action
 from ..echoreel_core.action.motion import action_motion
-from ..echoreel_core.errors import EchoReelError
+from ..echoreel_core.errors import EchoReelError, counted
 from .action_prism_encode import NO_ECHOREEL
 from .models.adapter import LoadedAdapter
 from .pictures.action_preview import draw_motion
@@ -24,14 +24,14 @@ class PreviewAction(io.ComfyNode):
             display_name="Preview Action",
             category="EchoReel",
             description=(
-                "Shows what the prism took from a reference clip: frame by frame, lit up where the action changes, "
-                "and below it how much, from the first frame to the last. Where little is lit, little was taken."
+                "Shows what the prism extracted from a reference clip: its frames, lit where the action changes, and "
+                "below them a curve of how much it changes over time. If little is lit, little was extracted."
             ),
             search_aliases=["action heatmap", "motion curve", "show action", "debug action"],
             is_output_node=True,
             inputs=[
                 ActionWire.Input("action", tooltip="From Action Prism Encode, Combine Actions or Load Action."),
-                EchoReelWire.Input("echoreel", tooltip="The EchoReel that the action was made with."),
+                EchoReelWire.Input("echoreel", tooltip="The EchoReel adapter that made the action."),
                 io.Image.Input(
                     "frames", tooltip="The reference clip that went into Action Prism Encode: the same frames."
                 ),
@@ -44,7 +44,7 @@ class PreviewAction(io.ComfyNode):
                     tooltip="Which clip of a combined action to show, 1 being the first. The frames must be its own.",
                 ),
             ],
-            outputs=[io.Image.Output(display_name="picture", tooltip="The picture that is shown.")],
+            outputs=[io.Image.Output(display_name="picture", tooltip="The picture shown on the node.")],
         )
 
     @classmethod
@@ -55,18 +55,21 @@ class PreviewAction(io.ComfyNode):
             raise EchoReelError(NO_ECHOREEL)
         if action.adapter_id != echoreel.id:
             raise EchoReelError(
-                f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
-                f"({echoreel.id}): connect the one it was encoded with."
+                f"The action was made with the EchoReel adapter {action.adapter_id}, but {echoreel.id} is connected "
+                "here: connect the adapter it was encoded with."
             )
         references = action.references
         if reference > len(references):
-            raise EchoReelError(f"The action holds {len(references)} references, there is no number {reference}.")
+            raise EchoReelError(
+                f"There is no reference {reference}: the action has {counted(len(references), 'reference')}. Choose a "
+                "lower number."
+            )
         shown = references[reference - 1]
         count = shown.source.get("frames", len(frames))
         if count != len(frames):
             raise EchoReelError(
-                f"The action was taken from {count} frames, {len(frames)} are connected: connect the ones that went "
-                "into Action Prism Encode."
+                f"The action was made from {counted(count, 'frame')}, but the connected clip has {len(frames)}: "
+                "connect the frames that went into Action Prism Encode."
             )
         motion = action_motion(shown.positive[0], echoreel.config.prism.grid)
         picture = draw_motion(frames, motion)

@@ -48,9 +48,9 @@ class BuildReferenceLibrary(io.ComfyNode):
             display_name="Build Reference Library",
             category="EchoReel",
             description=(
-                "Makes your clips findable by what happens in them, from their text files, their names and their "
-                "folders' names, or from a table of captions such as WebVid's. Run it again after adding clips: only "
-                "what changed is read. It can be stopped at any time and goes on where it was. Nothing is downloaded."
+                "Indexes your clips by what happens in them, using their text files, their names and their folders' "
+                "names, or a table of captions such as WebVid's. Run it again after you add clips: it reads only what "
+                "changed. You can stop it at any time; it continues where it stopped. Nothing is downloaded."
             ),
             search_aliases=["index clips", "video database", "caption search", "webvid", "ucf-101"],
             is_output_node=True,
@@ -59,26 +59,31 @@ class BuildReferenceLibrary(io.ComfyNode):
                 io.Combo.Input(
                     "source",
                     options=folders + tables,
-                    tooltip="A folder of clips, with all folders in it, or a table of captions (csv, tsv, json, "
-                    "jsonl) in ComfyUI's input folder or in models/echoreel_libraries, or the clips that come "
-                    "with EchoReel.",
+                    tooltip=(
+                        "A folder of clips with its sub-folders, or a table of captions (csv, tsv, json, jsonl), in "
+                        "ComfyUI's input folder or in models/echoreel_libraries; or the clips that come with EchoReel."
+                    ),
                 ),
                 io.Combo.Input(
                     "clips",
                     options=[BESIDE, *folders],
                     default=BESIDE,
-                    tooltip="For a table: the folder that holds its clips. Captions whose clip is not there are kept, "
-                    "with the link the table gives. For a folder of clips it does not matter.",
+                    tooltip=(
+                        "For a table: the folder with its clips. Captions whose clips are missing are kept, with the "
+                        "link from the table. A folder of clips ignores this."
+                    ),
                 ),
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="What to call the library. Left empty, it is called like the folder or table.",
+                    tooltip="Name of the library. If empty, it is named after the folder or table.",
                 ),
             ],
             outputs=[
                 LibraryWire.Output("library", tooltip="For Find Reference Video."),
-                io.String.Output("info", tooltip="How many captions there are, and how many have their clip here."),
+                io.String.Output(
+                    "info", tooltip=("How many captions there are, and how many have their clip on this disk.")
+                ),
             ],
         )
 
@@ -94,7 +99,7 @@ class BuildReferenceLibrary(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, source: str | None = None, clips: str | None = None, name: str | None = None) -> list:
-        """What a build would look at, so that an unchanged library is not built, and all after it run, every time."""
+        """What a build would read, so that an unchanged library, and what follows it, does not run every time."""
         try:
             path = Path(_source_path(source))
             stat = path.stat()
@@ -131,9 +136,9 @@ class FindReferenceVideo(io.ComfyNode):
             display_name="Find Reference Video",
             category="EchoReel",
             description=(
-                "Finds a clip by what happens in it and hands it on, with its caption, to Load Reference Video. Shows "
-                "what it found: numbered, the one in use framed. Clips on this disk come first; of the others you see "
-                "caption and link."
+                "Finds a clip by what happens in it and passes it, with its caption, to Load Reference Video. Shows "
+                "the numbered matches, with a frame around the one in use. Clips on this disk come first; for the "
+                "others, it shows caption and link."
             ),
             search_aliases=["search clips", "retrieve reference", "reference search", "echoreel video"],
             is_output_node=True,
@@ -141,14 +146,16 @@ class FindReferenceVideo(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "library",
-                    options=_libraries() or [""],  # from an empty list the page sends nothing, which the host refuses
+                    options=_libraries() or [""],  # with an empty list the page sends nothing, which the host refuses
                     tooltip="A library made by Build Reference Library. Press R to see a new one.",
                 ),
                 io.String.Input(
                     "query",
                     default="",
-                    tooltip="What happens in the clip: 'jumping', or 'a dog jumps over a fence'. The form of a word "
-                    "does not matter: 'jumps' also finds 'jumping'. Rare words count more than common ones.",
+                    tooltip=(
+                        "What happens in the clip: 'jumping', or 'a dog jumps over a fence'. Word endings do not "
+                        "matter: 'jumps' also finds 'jumping'. Rare words count more than common words."
+                    ),
                 ),
                 io.Int.Input(
                     "top_k",
@@ -156,7 +163,7 @@ class FindReferenceVideo(io.ComfyNode):
                     default=5,
                     min=1,
                     max=25,
-                    tooltip="How many of the best matches to choose from. More gives more variety.",
+                    tooltip="How many of the best matches to choose from. Higher gives more variety.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -164,21 +171,25 @@ class FindReferenceVideo(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Which of them to take: 0 the best, 1 the second, and so on; after the last it begins "
-                    "anew. 'randomize' takes another one with every run.",
+                    tooltip=(
+                        "Which match to use: 0 is the best, 1 the second best, and so on; after the last, it starts "
+                        "again at the first. 'randomize' uses another match for every run."
+                    ),
                 ),
                 LibraryWire.Input(
                     "built",
                     display_name="library",
                     optional=True,
-                    tooltip="From Build Reference Library. When connected it is used instead of the one chosen above.",
+                    tooltip=(
+                        "From Build Reference Library. If connected, it is used instead of the library chosen above."
+                    ),
                 ),
             ],
             outputs=[
-                io.Video.Output("video", tooltip="The clip: connect it to Load Reference Video."),
-                io.String.Output("caption", tooltip="Its caption: connect it to Action Prism Encode."),
-                io.String.Output("hits", tooltip="All that was found, with captions, files and links."),
-                io.Image.Output("strip", tooltip="The same as a picture: a frame of each."),
+                io.Video.Output("video", tooltip="The clip. Connect it to Load Reference Video."),
+                io.String.Output("caption", tooltip="Its caption. Connect it to Action Prism Encode."),
+                io.String.Output("hits", tooltip="All matches, with captions, files and links."),
+                io.Image.Output("strip", tooltip="All matches as a picture: one frame of each."),
             ],
         )
 
@@ -209,11 +220,11 @@ class FindReferenceVideo(io.ComfyNode):
             hits = opened.search(query, top_k)
             root = opened.root
         if not hits:
-            raise EchoReelError(f"No caption in {name} speaks of {query!r}: try other words.")
+            raise EchoReelError(f"No caption in {name} matches {query!r}: try other words.")
         here = [hit for hit in hits if hit.path]
         if here and not _is_allowed(root):
             raise EchoReelError(
-                f"The clips of {name} lie in {root}, outside the folders ComfyUI may read: add that folder as "
+                f"The clips of {name} are outside the folders that ComfyUI may read: add their folder as "
                 f"{LIBRARY_FOLDER} in extra_model_paths.yaml."
             )
         chosen = here[seed % len(here)] if here else None
@@ -229,8 +240,8 @@ class FindReferenceVideo(io.ComfyNode):
             video, caption = InputImpl.VideoFromFile(chosen.path), chosen.caption
         else:
             video = caption = ExecutionBlocker(
-                f"{name} knows {query!r} only from clips that are not on this disk: download one from its link, put it "
-                "with the library's clips and build the library again, or try other words."
+                f"No clip in {name} that matches {query!r} is on this disk: download one from its link, put it with "
+                "the library's clips and build the library again, or try other words."
             )
         return io.NodeOutput(video, caption, text, strip, ui=ui.PreviewImage(strip, cls=cls))
 
@@ -259,7 +270,7 @@ def _roots() -> list[tuple[str, str]]:
 
 
 def _sources() -> tuple[list[str], list[str]]:
-    """The folders and the tables to choose from. Only what lies on top: this is asked often."""
+    """The folders and tables to choose from. Only the top level, because this is called often."""
     folders, tables = {INPUT, EXAMPLES}, set()
     for label, root in _roots():
         for entry in _entries(root):
@@ -289,8 +300,8 @@ def _source_path(source: str | None) -> str:
     roots = [os.path.realpath(path) for known, path in _roots() if known == label]
     if not roots:
         raise EchoReelError(
-            f"{source!r} is no place for clips: choose a folder or table in ComfyUI's input folder or in "
-            f"models/{LIBRARY_FOLDER}."
+            f"{source!r} is outside the folders that ComfyUI may read: choose a folder or table in ComfyUI's input "
+            f"folder or in models/{LIBRARY_FOLDER}."
         )
     for root in roots:
         path = os.path.realpath(os.path.join(root, name))
@@ -309,7 +320,7 @@ def _library_path(library: str | None) -> str:
 
 
 def _library_to_build(name: str, source: str | os.PathLike) -> str:
-    """Where the library of this name, or else of its source's, is or is to be made."""
+    """The path of the library with this name, or else with its source's name, whether it exists or not."""
     name = name.strip() or os.path.splitext(os.path.basename(source))[0]
     if name.startswith(".") or len(name) > 100 or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
         raise EchoReelError(f"A library cannot be called {name[:120]!r}: use letters, digits, spaces, - and _.")

@@ -29,7 +29,9 @@ class SaveAdapter(io.ComfyNode):
             search_aliases=["export adapter", "write adapter"],
             is_output_node=True,
             inputs=[
-                EchoReelWire.Input("echoreel", tooltip="From Train EchoReel, or any other."),
+                EchoReelWire.Input(
+                    "echoreel", tooltip=("From Train EchoReel, or from any other node with an ECHOREEL output.")
+                ),
                 io.String.Input(
                     "filename_prefix",
                     default="my_adapter",
@@ -42,8 +44,8 @@ class SaveAdapter(io.ComfyNode):
                     "precision",
                     options=["float16", "bfloat16", "float32"],
                     tooltip=(
-                        "How exactly the numbers are written. float16 halves the file and loses nothing you would see, "
-                        "float32 keeps every bit for training on."
+                        "Precision of the saved weights. float16 halves the file size with no visible loss; float32 "
+                        "keeps every bit, for further training."
                     ),
                 ),
             ],

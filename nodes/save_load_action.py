@@ -32,7 +32,7 @@ def with_date(prefix: str) -> str:
 
 
 def register_folders() -> None:
-    """Makes saved actions listable: the output folder's, then those put into the input folder."""
+    """Lists saved actions: those in the output folder, then those in the input folder."""
     for parent in (folder_paths.get_output_directory(), folder_paths.get_input_directory()):
         folder_paths.add_model_folder_path(ACTION_FOLDER, os.path.join(parent, ACTION_FOLDER))
     folder_paths.folder_names_and_paths[ACTION_FOLDER][1].add(".safetensors")
@@ -75,7 +75,7 @@ class SaveAction(io.ComfyNode):
             raise EchoReelError(f"The filename_prefix {filename_prefix!r} names no file: write one, like jump.")
         if not Path(root, filename_prefix).resolve().is_relative_to(Path(root).resolve()):
             raise EchoReelError(
-                f"{filename_prefix!r} leads out of output/{ACTION_FOLDER}: give a name, or folder/name in it."
+                f"{filename_prefix!r} leads outside output/{ACTION_FOLDER}: use a name, or folder/name, inside it."
             )
         os.makedirs(root, exist_ok=True)
         folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
@@ -94,8 +94,8 @@ class LoadAction(io.ComfyNode):
             display_name="Load Action",
             category="EchoReel",
             description=(
-                "Loads an action that Save Action wrote. Neither the clip nor the Action Prism has to run again, but "
-                "it has to be applied with the EchoReel that made it."
+                "Loads an action that Save Action wrote. It needs neither the clip nor another run of the Action "
+                "Prism, but you must apply it with the EchoReel adapter that made it."
             ),
             search_aliases=["import action", "open action", "saved motion"],
             inputs=[

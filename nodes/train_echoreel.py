@@ -38,9 +38,9 @@ def _data_path(data: str) -> Path:
 
 
 def _run_folder(name: str) -> Path:
-    """Where a run keeps its files. Raises: EchoReelError where the name is no plain folder name."""
+    """Where a run keeps its files. Raises: EchoReelError if the name is not a plain folder name."""
     if not name.strip() or name != os.path.basename(name) or name.startswith("."):
-        raise EchoReelError(f"The name {name!r} cannot be a folder's name: use letters, digits, - and _.")
+        raise EchoReelError(f"The name {name!r} cannot be used for a folder: use letters, digits, - and _.")
     return Path(folder_paths.get_output_directory(), RUNS, name)
 
 
@@ -92,8 +92,8 @@ class TrainEchoReel(io.ComfyNode):
             display_name="Train EchoReel",
             category="EchoReel/training",
             description=(
-                "Teaches EchoReel to a video model that has no adapter yet. The model itself is not changed. "
-                "Shows the loss as it falls. Cancel at any time: what was learned is saved, and Run goes on from there."
+                "Trains an EchoReel adapter for a video model that has none. The model itself does not change. Shows "
+                "the loss during training. Cancel at any time: progress is saved, and Run continues from there."
             ),
             search_aliases=["fine-tune", "train adapter", "learn action"],
             is_experimental=True,
@@ -115,8 +115,8 @@ class TrainEchoReel(io.ComfyNode):
                     "name",
                     default="my_adapter",
                     tooltip=(
-                        "What to call the run; its files go to output/echoreel_training. The same name goes on with "
-                        "that run, a new one begins anew."
+                        "Name of the run; its files go to output/echoreel_training. The same name continues that run; "
+                        "a new name starts a new one."
                     ),
                 ),
                 io.Int.Input(
@@ -125,8 +125,8 @@ class TrainEchoReel(io.ComfyNode):
                     min=1,
                     max=10_000_000,
                     tooltip=(
-                        "How often the weights are improved. More copies actions more faithfully, until nothing gets "
-                        "better any more; raise it later to go on."
+                        "Number of training steps. More steps copy actions more faithfully, up to a point. Raise it "
+                        "later to continue training."
                     ),
                 ),
                 io.Float.Input(
@@ -137,8 +137,8 @@ class TrainEchoReel(io.ComfyNode):
                     step=1e-6,
                     advanced=True,
                     tooltip=(
-                        "How big each improvement is. Too big and the loss jumps or rises, too small and it hardly "
-                        "falls. 0.0001 as in the paper."
+                        "Size of each training step's change. If it is too high, the loss jumps or rises; if it is too"
+                        " low, the loss hardly falls. The paper uses 0.0001."
                     ),
                 ),
                 io.Int.Input(
@@ -147,14 +147,14 @@ class TrainEchoReel(io.ComfyNode):
                     min=1,
                     max=256,
                     advanced=True,
-                    tooltip="Pairs per step. More learns more steadily, takes longer and needs more memory.",
+                    tooltip="Pairs per step. Higher learns more steadily, takes longer and needs more memory.",
                 ),
                 io.Int.Input(
                     "frame_count",
                     default=16,
                     min=1,
                     max=1024,
-                    tooltip="Frames taken from each clip. More teach longer actions and need more memory.",
+                    tooltip="Frames taken from each clip. More frames teach longer actions and need more memory.",
                 ),
                 io.Int.Input(
                     "every_nth",
@@ -162,7 +162,7 @@ class TrainEchoReel(io.ComfyNode):
                     min=1,
                     max=1000,
                     tooltip=(
-                        "4 takes frames 1, 5, 9, … of each clip. More covers more time, with bigger moves per frame."
+                        "4 takes frames 1, 5, 9, … of each clip. Higher covers more time, with more motion per frame."
                     ),
                 ),
                 io.Int.Input(
@@ -172,8 +172,8 @@ class TrainEchoReel(io.ComfyNode):
                     max=4096,
                     step=16,
                     tooltip=(
-                        "Width of the clips the model learns to make, in pixels: near what you will generate. More "
-                        "needs more memory."
+                        "Width of the clips the model learns to make, in pixels. Choose a value near the size you will"
+                        " generate. Higher needs more memory."
                     ),
                 ),
                 io.Int.Input(
@@ -183,8 +183,8 @@ class TrainEchoReel(io.ComfyNode):
                     max=4096,
                     step=16,
                     tooltip=(
-                        "Height of the clips the model learns to make, in pixels: near what you will generate. More "
-                        "needs more memory."
+                        "Height of the clips the model learns to make, in pixels. Choose a value near the size you "
+                        "will generate. Higher needs more memory."
                     ),
                 ),
                 io.Combo.Input(
@@ -192,26 +192,28 @@ class TrainEchoReel(io.ComfyNode):
                     options=["none", "clean", "velocity", "min-snr"],
                     advanced=True,
                     tooltip=(
-                        "Which noise levels count. none: the model's own loss. clean: motion, which is decided at high "
-                        "noise, counts most; learns faster with models that predict noise. velocity and min-snr are "
-                        "milder forms of it."
+                        "How much each noise level counts. none: the model's own loss. clean: high noise, where motion"
+                        " is decided, counts most; learns faster with models that predict noise. velocity and min-snr "
+                        "are milder forms of clean."
                     ),
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
                     default=True,
                     advanced=True,
-                    tooltip="Needs much less memory for a third more time. Off is faster where the memory suffices.",
+                    tooltip=(
+                        "Needs much less memory but a third more time. Turn it off for speed if you have enough memory."
+                    ),
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=2**32 - 1,
-                    tooltip="Decides everything that is left to chance: the same seed gives the same run again.",
+                    tooltip="Seed of everything random: the same seed gives the same run again.",
                 ),
                 EchoReelWire.Input(
-                    "echoreel", optional=True, tooltip="An adapter to go on from, in place of a fresh one."
+                    "echoreel", optional=True, tooltip="An adapter to continue training, instead of starting a new one."
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
@@ -229,8 +231,8 @@ class TrainEchoReel(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     tooltip=(
-                        "Share of the clips that is not trained on. The loss on them is drawn too: when it rises, it "
-                        "is time to stop."
+                        "Share of the clips that is not trained on. The curve also shows the loss on these clips: when"
+                        " it rises, stop."
                     ),
                 ),
                 io.Int.Input(
@@ -240,7 +242,7 @@ class TrainEchoReel(io.ComfyNode):
                     max=1_000_000,
                     optional=True,
                     tooltip=(
-                        "Every so many steps a sample video is made in output/echoreel_training: the reference, the "
+                        "Number of steps between sample videos in output/echoreel_training: the reference, and the "
                         "model without and with the adapter. 0 makes none."
                     ),
                 ),
@@ -251,7 +253,7 @@ class TrainEchoReel(io.ComfyNode):
                     max=30.0,
                     step=0.5,
                     optional=True,
-                    tooltip="The cfg of the sample videos. More follows the prompt more closely.",
+                    tooltip="The cfg of the sample videos. Higher follows the prompt more closely.",
                 ),
             ],
             outputs=[
@@ -266,7 +268,8 @@ class TrainEchoReel(io.ComfyNode):
             return True
         if not data:
             return (
-                "No clips are chosen to train on: put a folder of them into ComfyUI's input folder, press R, choose it."
+                "No training clips are chosen: put a folder of clips into ComfyUI's input folder, press R, and choose "
+                "it."
             )
         return f"There is no data set {data!r} in the input folder: put one there and press R."
 
@@ -299,12 +302,12 @@ class TrainEchoReel(io.ComfyNode):
         sample_every: int = 0,
         sample_guidance: float = 6.0,
     ) -> io.NodeOutput:
-        # imported when it is first needed: the trainer has no part in starting ComfyUI
+        # imported when first needed, so that the trainer does not slow down ComfyUI's start
         from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
         from .training.session import TrainingSession
 
         folder = _run_folder(name)
-        if (found := cls.validate_inputs(data)) is not True:  # also where it is called without a graph
+        if (found := cls.validate_inputs(data)) is not True:  # also if it is called without a graph
             raise EchoReelError(found)
         session = TrainingSession(
             model,

@@ -24,7 +24,7 @@ PYTEST_ALONE = ["pytest", "exceptiongroup", "tomli"]
 """What pytest needs on any of the Pythons, all of it pure Python."""
 
 
-def find_family() -> tuple[Path, Path] | None:
+def find_host() -> tuple[Path, Path] | None:
     """(folder, interpreter) of the ComfyUI to test against, or None."""
     folder = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI")).expanduser()
     named = os.environ.get("COMFYUI_PYTHON")
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
     run("ruff check", [python, "-m", "ruff", "check", "."])
     run("ruff format", [python, "-m", "ruff", "format", "--check", "."])
-    host = find_family()
+    host = find_host()
     if host is None:
         print("── HOST TESTS SKIPPED: no ComfyUI with a virtual environment found; set COMFYUI_PATH.", flush=True)
     else:

@@ -74,7 +74,7 @@ class Weights {
     widget.options.hidden = !shown; // for the newer renderer
   }
 
-  /** The newer renderer sees no change of `hidden`, but that of a label: then it looks at all widgets anew. */
+  /** The newer renderer misses a change of `hidden` but sees one of a label, and then reads all widgets again. */
   #redraw(widget) {
     const { label } = widget;
     widget.label = `${label} `;

@@ -1,4 +1,4 @@
-"""An Action: what the prism took from one or more reference clips, ready for the added layers."""
+"""An Action: what the prism extracted from one or more reference clips, ready for the added layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reference:
         positive, negative: [B, S, action_dim] tokens made with the positive and with the negative prompt; a single
             one of them serves the whole batch of the other.
         weight: relative to the other references of its action.
-        source: where it came from (file, frame times, captions, …; anything JSON holds).
+        source: where it came from (file, frame times, captions, …; any JSON value).
     """
 
     positive: Tensor
@@ -61,11 +61,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Segment:
-    """Where in a sequence a group plays, in fractions of the whole: 0 is its beginning, 1 its end.
+    """When a group plays in a sequence, in fractions of the whole: 0 is its beginning, 1 its end.
 
     Attributes:
-        start, end: with the cross-fades at either side; a reference is stretched over all of it.
-        fade_in, fade_out: how long the cross-fades take; None where nothing comes before, or after.
+        start, end: including the cross-fades at both ends; a reference is stretched over all of it.
+        fade_in, fade_out: how long the cross-fades take; None if nothing comes before, or after.
     """
 
     start: float
@@ -102,9 +102,9 @@ class Action:
         groups: never empty, nor is any of them.
         mix_weights: of the groups' outputs. At every moment those that play add up to 1.
         adapter_id: content id of the adapter whose prism made it; only its layers understand the tokens.
-        host: the family of models that adapter belongs to.
+        host: the model family that the adapter belongs to.
         segments: when each group plays: its place in a sequence, that one's place in the sequence around it, and so
-            on. All the time where there are none.
+            on. All the time if there are none.
     """
 
     groups: tuple[tuple[Reference, ...], ...]

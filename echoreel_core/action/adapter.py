@@ -33,15 +33,15 @@ class SiteConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter is made of and which model it belongs to.
+    """What an adapter consists of, and the model it belongs to.
 
     Attributes:
-        host: the family of models, e.g. "lvdm" or "wan".
+        host: the model family, e.g. "lvdm" or "wan".
         prism: sizes of the Action Prism.
         sites: the added layers, in the order of the host's forward pass.
         position: see `ActionAttention`.
         max_distance: in reference frames.
-        training: facts for the user: frames, fps, width, height, steps, … (anything JSON holds).
+        training: facts for the user: frames, fps, width, height, steps, … (any JSON value).
     """
 
     host: str
@@ -57,7 +57,7 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> AdapterConfig:
-        """The config described by `to_json`. Raises: EchoReelError where an entry is missing or of another kind."""
+        """The config described by `to_json`. Raises: EchoReelError if an entry is missing or has the wrong type."""
         try:
             prism = dict(description["prism"])
             if not isinstance(description["host"], str) or not isinstance(description.get("training", {}), dict):
@@ -75,7 +75,7 @@ class AdapterConfig:
 
 
 class EchoReelAdapter(nn.Module):
-    """`prism` distils the action, `attentions[i]` brings it into `config.sites[i]`."""
+    """`prism` distils the action; `attentions[i]` adds it at `config.sites[i]`."""
 
     def __init__(self, config: AdapterConfig, operations=nn, attention: AttentionFunction = scaled_dot_product) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class EchoReelAdapter(nn.Module):
 def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Config and weights (memory-mapped, as stored) of an adapter file.
 
-    Raises: EchoReelError, naming the file and the reason, where it is no adapter, damaged, or its weights do not fit
+    Raises: EchoReelError, naming the file and the reason, if it is no adapter, damaged, or its weights do not fit
         its own description.
     """
     name = Path(path).name
@@ -126,10 +126,10 @@ def read_adapter(path: str | os.PathLike) -> tuple[AdapterConfig, dict[str, Tens
 def check_weights(
     name: str, weights: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], *, others: bool = False
 ) -> None:
-    """Raises EchoReelError naming the first tensor that is missing, of another shape than expected, or too many.
+    """Raises EchoReelError naming the first tensor that is missing, unexpected, or of the wrong shape.
 
     Args:
-        others: whether there may be more than expected.
+        others: whether unexpected tensors are allowed.
     """
     for key in [*expected, *([] if others else weights)]:
         if key not in weights:
@@ -138,8 +138,8 @@ def check_weights(
             raise EchoReelError(f"{name} holds a tensor that does not belong to it: {key}.")
         if tuple(weights[key].shape) != tuple(expected[key]):
             raise EchoReelError(
-                f"{name}: the tensor {key} is {list(weights[key].shape)}, "
-                f"but by its description it is {list(expected[key])}."
+                f"{name} is damaged: the tensor {key} has the shape {list(weights[key].shape)}, "
+                f"but its description says {list(expected[key])}."
             )
 
 

@@ -1,6 +1,6 @@
-"""The added attention layer of EchoReel, as it is trained and as it is run.
+"""The added attention layer of EchoReel, in its trained and its folded form.
 
-One layer lets every position of the generated video look, at each of its frames, at the frames of the action:
+In one layer, every position of the generated video attends, in each frame, to the frames of the action:
 
     delta_t = W_o · softmax( LN(x_t) W_q · (k_s + shift) / √d ) · (v_s + shift) + b_o
 
@@ -29,7 +29,7 @@ Position = Literal["relative_vectors", "relative_bias"]
 class ActionContext:
     """What the added layers attend to in one pass of the model.
 
-    The S keys lie in one or more groups. Attention is normalised within a group; the groups' outputs are added with
+    The S keys form one or more groups. Attention is normalised within a group; the groups' outputs are added with
     their mix weights. References that are concatenated (the paper's figure 2) form one group, blended ones a group
     each.
 
@@ -53,7 +53,7 @@ class ActionContext:
 
     @classmethod
     def plain(cls, tokens: Tensor, frames: int) -> ActionContext:
-        """One reference at the clip's own pace, frame by frame: tokens [B, S, action_dim], a clip of `frames`."""
+        """One reference at the pace of the clip, frame by frame: tokens [B, S, action_dim], a clip of `frames`."""
         return cls(tokens, frame_distance(frames, tokens.shape[1], tokens.device))
 
     def to(self, device: torch.device | str) -> ActionContext:
@@ -84,7 +84,7 @@ class ActionAttention(nn.Module):
     """LayerNorm and multi-head cross-attention from a block's hidden state to the action's frames.
 
     Args:
-        dim: width of the host's hidden state.
+        dim: width of the model's hidden state.
         action_dim: width of an action token.
         heads, head_dim: of this layer; their product need not be `dim`.
         position: "relative_vectors" (released: a vector per clipped distance added to keys and to values) or
@@ -123,7 +123,7 @@ class ActionAttention(nn.Module):
             self.position_bias = nn.Parameter(torch.zeros(entries, heads))
         else:
             raise EchoReelError(f"unknown position {position!r}: use 'relative_vectors' or 'relative_bias'")
-        if self.to_out.weight is not None:  # a host may make its weights only when they are loaded
+        if self.to_out.weight is not None:  # ComfyUI may create the weights only when they are loaded
             nn.init.zeros_(self.to_out.weight)
             nn.init.zeros_(self.to_out.bias)
 
@@ -186,7 +186,7 @@ class ActionAttention(nn.Module):
         gamma, beta, bias_o = (w.to(wide) for w in (self.norm.weight, self.norm.bias, self.to_out.bias))
         k, v = self._keys_values(context, wide)
         a = torch.einsum("btshd,hdc->btchs", k, weight_q) / math.sqrt(self.head_dim)
-        # in every group each head's weights add up to 1, so the output's bias can go into the values
+        # each head's weights add up to 1 in every group, so the output's bias can be folded into the values
         b = torch.einsum("btshd,chd->bthsc", v, weight_o) + bias_o / self.heads
         key_weights = context.key_weights(wide)
         over_time = len(key_weights) > 1

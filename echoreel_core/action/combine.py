@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from ..errors import EchoReelError
+from ..errors import EchoReelError, counted
 from .action import Action, Segment
 
 Combination = Literal["attend to all", "blend", "one after another"]
@@ -23,22 +23,23 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
     the others'. Actions of weight 0 are left out.
 
     Args:
-        crossfade: how long one action takes to go over into the next, as a fraction of the whole (0 … 1), half of it
-            before the border between them; no longer than the shorter of the two.
+        crossfade: how long the change to the next action takes, as a fraction of the whole (0 … 1), half of it
+            before the border between them; at most as long as the shorter of the two.
 
-    Raises: EchoReelError where there are none, weights are negative or all zero, the actions are of different adapters
-        or batch sizes, or blends or sequences are to be attended to as one.
+    Raises: EchoReelError if there are none, weights are negative or all zero, the actions are of different adapters
+        or batch sizes, or a blend or sequence would be attended to as one.
     """
     if len(actions) != len(weights):
         raise EchoReelError(
-            f"There are {len(actions)} actions but {len(weights)} weights: give each action one weight."
+            f"Got {counted(len(weights), 'weight')} for {counted(len(actions), 'action')}: give one weight for each "
+            "action."
         )
     for weight in weights:
         if not (math.isfinite(weight) and weight >= 0):
-            raise EchoReelError(f"An action's weight is {weight}: it has to be 0 or more.")
+            raise EchoReelError(f"An action's weight is {weight}: use 0 or more.")
     kept = [(action, weight) for action, weight in zip(actions, weights, strict=True) if weight > 0]
     if not kept:
-        raise EchoReelError("There is no action to combine with a weight above 0: connect one, or raise a weight.")
+        raise EchoReelError("No action has a weight above 0: connect an action, or raise a weight.")
     first = kept[0][0]
     for action, _ in kept:
         if action.adapter_id != first.adapter_id:
@@ -48,7 +49,9 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
             )
         sizes = {reference.positive.shape[0] for reference in (*first.references, *action.references)}
         if len(sizes) > 1:
-            raise EchoReelError(f"The actions are batches of different sizes ({sorted(sizes)}): make them equal.")
+            raise EchoReelError(
+                f"The actions have different batch sizes ({', '.join(map(str, sorted(sizes)))}): make them equal."
+            )
     if how == "blend":
         total = sum(weight for _, weight in kept)
         return replace(
@@ -62,7 +65,7 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
     if any(len(action.groups) > 1 for action, _ in kept):
         raise EchoReelError(
             "A blend or a sequence cannot be attended to together with other actions: use 'attend to all' first, "
-            "blend after."
+            "then blend."
         )
     references = tuple(
         replace(reference, weight=reference.weight * weight)
@@ -74,7 +77,7 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
 
 def _sequence(actions: Sequence[Action], weights: Sequence[float], crossfade: float) -> Action:
     if not 0 <= crossfade <= 1:
-        raise EchoReelError(f"The cross-fade is {crossfade}: it is a fraction of the clip, from 0 to 1.")
+        raise EchoReelError(f"The cross-fade is {crossfade}: use a fraction of the clip from 0 to 1.")
     if len(actions) == 1:
         return actions[0]
     lengths = [weight / sum(weights) for weight in weights]

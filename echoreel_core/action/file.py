@@ -1,4 +1,4 @@
-"""Actions as files: what is kept without the clip, the VAE, the text encoder or the prism."""
+"""Actions as files that work without the clip, the VAE, the text encoder or the prism."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import EchoReelError
+from ..errors import EchoReelError, counted
 from ..files import read_description, read_tensors, reason, write_safetensors
 from .action import Action, Reference, Segment
 
@@ -44,7 +44,7 @@ def save_action(action: Action, path: str | os.PathLike) -> None:
 def load_action(path: str | os.PathLike) -> Action:
     """Reads what `save_action` wrote.
 
-    Raises: EchoReelError, naming the file and the reason, where it is no action file, damaged, or of a newer format.
+    Raises: EchoReelError, naming the file and the reason, if it is no action file, damaged, or of a newer format.
     """
     name = Path(path).name
     description = read_description(path, "action", FORMAT_VERSION)
@@ -62,7 +62,7 @@ def load_action(path: str | os.PathLike) -> Action:
         segments = tuple(tuple(_segment(entry) for entry in own) for own in description.get("parts", ()))
         action = Action(tuple(groups), mix_weights, str(description["adapter_id"]), str(description["host"]), segments)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise EchoReelError(f"{name} is damaged: {reason(error)} is missing or of another kind.") from None
+        raise EchoReelError(f"{name} is damaged: {reason(error)} is missing or has the wrong type.") from None
     _check(action, name)
     return action
 
@@ -73,30 +73,32 @@ def _segment(entry: Mapping[str, Any]) -> Segment:
 
 
 def _check(action: Action, name: str) -> None:
-    """Raises EchoReelError, naming the file, where the parts of an action do not belong together."""
+    """Raises EchoReelError, naming the file, if the parts of an action do not belong together."""
     if not action.groups or not all(action.groups) or len(action.mix_weights) != len(action.groups):
         raise EchoReelError(
-            f"{name} is damaged: it has {len(action.groups)} groups and {len(action.mix_weights)} weights."
+            f"{name} is damaged: it has {counted(len(action.groups), 'group')} but "
+            f"{counted(len(action.mix_weights), 'weight')}."
         )
     if not all(math.isfinite(weight) and weight >= 0 for weight in action.mix_weights):
         raise EchoReelError(f"{name} is damaged: its groups are mixed with weights of {list(action.mix_weights)}.")
     if len(action.segments) != len(action.groups):
         raise EchoReelError(
-            f"{name} is damaged: it has {len(action.groups)} groups and {len(action.segments)} lists of parts."
+            f"{name} is damaged: it has {counted(len(action.groups), 'group')} but "
+            f"{counted(len(action.segments), 'list')} of segments."
         )
     for segment in (segment for own in action.segments for segment in own):
         fades = [0.0 if fade is None else fade for fade in (segment.fade_in, segment.fade_out)]
         if not (0 <= segment.start < segment.end <= 1 and min(fades) >= 0 and sum(fades) <= 1):
             raise EchoReelError(
-                f"{name} is damaged: a part of the sequence goes from {segment.start} to {segment.end}."
+                f"{name} is damaged: a segment of its sequence runs from {segment.start} to {segment.end}."
             )
     first = action.references[0].positive
     for reference in action.references:
         if not (math.isfinite(reference.weight) and reference.weight > 0):
-            raise EchoReelError(f"{name} is damaged: a reference's weight is {reference.weight}.")
+            raise EchoReelError(f"{name} is damaged: the weight of a reference is {reference.weight}.")
         for tokens in (reference.positive, reference.negative):
             alike = tokens.dim() == 3 and tokens.shape[::2] == first.shape[::2] and tokens.is_floating_point()
             if not alike or tokens.shape[1] != reference.positive.shape[1] or tokens.numel() == 0:
                 raise EchoReelError(
-                    f"{name} is damaged: tokens of {list(tokens.shape)} lie beside others of {list(first.shape)}."
+                    f"{name} is damaged: its tokens have the shapes {list(first.shape)} and {list(tokens.shape)}."
                 )

@@ -1,11 +1,11 @@
-"""How the added layers get into a video model's blocks: temporary forward hooks, for the time of one call.
+"""Puts the added layers into a video model's blocks, with forward hooks that last for one call.
 
 The exact place, between a block's last attention and its feed-forward, is reached without touching the model's code,
 in one of three ways, whichever the block offers. With d the added layer's output at hidden state x:
 
 - `Site`: a pre-hook on the norm before the feed-forward hands it x + d, and a hook on the block adds the same d to the
   block's output: x + d + ff(norm(x + d)).
-- `BranchSite`: where the last attention's output y is added to x as it is, a hook on that attention returns y + d.
+- `BranchSite`: if the last attention's output y is added to x unchanged, a hook on that attention returns y + d.
 - `OutputSite`: after a module whose output is x itself: an attention sub-block, or, where a block has no such place,
   the whole block.
 
@@ -122,7 +122,7 @@ class Site:
         name: the block's path in the model, e.g. "blocks.7".
         block: the module whose output is the residual stream after the feed-forward.
         norm: the module in it whose first input is the residual stream before the feed-forward.
-        dim: width of the hidden state; read off the norm where it is not given.
+        dim: width of the hidden state; read from the norm if not given.
         item: which of the block's outputs is the residual stream, or None where it has only one.
     """
 
@@ -146,7 +146,7 @@ class Site:
 
 @dataclass(frozen=True)
 class BranchSite:
-    """A place behind an attention whose output is added to the residual stream as it is.
+    """A place after an attention whose output is added to the residual stream unchanged.
 
     Attributes:
         name, block, dim: as in `Site`.
@@ -170,11 +170,11 @@ class BranchSite:
 
 @dataclass(frozen=True)
 class OutputSite:
-    """A place behind a module whose output is the residual stream.
+    """A place after a module whose output is the residual stream.
 
     Attributes:
         name, block, dim, item: as in `Site`.
-        module: the module; the block itself where there is no place in it.
+        module: the module; the block itself if it has no such place.
     """
 
     name: str
@@ -201,9 +201,9 @@ class _Hook:
 
 @contextmanager
 def added_layers(sites: Sequence[AnySite], layers: Sequence[AddedLayer]) -> Iterator[None]:
-    """Runs `layers[i]` at `sites[i]` in every forward pass inside the `with`; nothing is left behind, whatever happens.
+    """Runs `layers[i]` at `sites[i]` in every forward pass inside the `with`; all hooks are removed, always.
 
-    Several of these may be nested: each adds to what the ones before it left.
+    These may be nested: each adds to the output of the outer ones.
     """
     with ExitStack() as stack:
         for site, layer in zip(sites, layers, strict=True):

@@ -24,7 +24,7 @@ class ActionMotion:
 
 
 def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
-    """Reads the motion off an action; nothing is run for it.
+    """Reads the motion from an action without running a model.
 
     A frame's token is the features of all cells of the prism's grid, one after the other (`ActionPrism` pools nothing),
     a_{t,p} of cell p in frame t. With d_{t,p} = a_{t,p} - a_{t-1,p}, what is measured is
@@ -40,12 +40,12 @@ def action_motion(tokens: Tensor, grid: tuple[int, int]) -> ActionMotion:
         tokens: [S, action_dim] of one sample.
         grid: (height, width) of the prism's.
 
-    Raises: EchoReelError where the tokens are no whole number of features per cell.
+    Raises: EchoReelError if the tokens are no whole number of features per cell.
     """
     height, width = grid
     if tokens.shape[1] % (height * width):
         raise EchoReelError(
-            f"An action token of {tokens.shape[1]} numbers does not divide into {height} x {width} cells."
+            f"An action token of {tokens.shape[1]} numbers cannot be divided into {height} x {width} cells."
         )
     features = tokens.float().unflatten(1, (height, width, -1))
     size = tokens.float().norm(dim=1).square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)

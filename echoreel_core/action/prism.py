@@ -107,12 +107,12 @@ class ActionPrism(nn.Module):
         """Distils the action.
 
         Args:
-            latents: [B, latent_channels, T, H, W], clean, scaled as the host's model takes them.
+            latents: [B, latent_channels, T, H, W], clean, scaled as the video model takes them.
             text: [B, L, text_width], the prompt's tokens followed by the reference caption's.
             progress: called after each layer.
 
         Returns: [B, T, action_dim], one action token per latent frame.
-        Raises: EchoReelError where the latents' channels or size, or the text's width, are not the prism's.
+        Raises: EchoReelError if the latents' channels or size, or the text's width, are not the prism's.
         """
         config = self.config
         _, channels, frames, *size = latents.shape
@@ -124,7 +124,7 @@ class ActionPrism(nn.Module):
             )
         if text.shape[-1] != config.text_width:
             raise EchoReelError(
-                f"The text is {text.shape[-1]} wide, but this Action Prism takes {config.text_width}: "
+                f"The text tokens are {text.shape[-1]} wide, but this Action Prism takes {config.text_width}: "
                 "use the CLIP (text encoder) of the model it was trained for."
             )
         text = self.text_in(text)
@@ -138,9 +138,9 @@ class ActionPrism(nn.Module):
 
 
 def check_finite(latents: Tensor) -> None:
-    """Raises EchoReelError where the reference latents hold NaN or infinity. Reads the tensor back from the device."""
+    """Raises EchoReelError if the reference latents contain NaN or infinity. Reads the tensor back from the device."""
     if not torch.isfinite(latents).all():
         raise EchoReelError(
             "The reference contains NaN or infinite values, so no action can be read from it: "
-            "check the frames (and the VAE's precision) that lead into Action Prism Encode."
+            "check the frames and the precision of the VAE."
         )

@@ -1,4 +1,4 @@
-"""Converts the authors' checkpoint to safetensors: all in one file, or the base model and the adapter apart."""
+"""Converts the authors' checkpoint to safetensors: one file, or separate files for base model and adapter."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[str]:
-    """Runs the command; yields what it has to say, line by line. Raises: EchoReelError as `convert`."""
+    """Runs the command and yields its output, line by line. Raises: EchoReelError as `convert`."""
     dtype = DTYPES.get(arguments.dtype)
     checkpoint = convert(arguments.source, arguments.target, arguments.adapter, dtype)
     yield from _report(checkpoint, dtype)
@@ -49,22 +49,21 @@ def convert(
     """Writes the kept tensors of a checkpoint, memory-mapped and one by one.
 
     Args:
-        source: see `checkpoint.read_state_dict`.
-        target: gets all kept tensors under their released keys; without EchoReel's where these go apart.
+        source: see `lvdm.checkpoint.read_state_dict`.
+        target: gets all kept tensors under their released keys, without EchoReel's if those get their own file.
         adapter_target: gets EchoReel's tensors as an adapter file.
         dtype: of the floating-point tensors in the files, or None for that of the source.
 
     Returns: what was read.
-    Raises: EchoReelError where a file exists already, cannot be read or written, or has no EchoReel parts to set
-        apart.
+    Raises: EchoReelError if a file already exists, cannot be read or written, or has no EchoReel parts to separate.
     """
     targets = [Path(path) for path in (target, adapter_target) if path is not None]
     for path in targets:
         if path.exists():
-            raise EchoReelError(f"{path} exists already: choose another name, or remove it first.")
+            raise EchoReelError(f"{path} already exists: choose another name, or remove the file first.")
         if path.suffix != ".safetensors":
-            raise EchoReelError(f"{path} must be a safetensors file: choose a name that ends with .safetensors.")
-    # Folded, because on many disks capitals make no other file.
+            raise EchoReelError(f"{path} is not a name for a safetensors file: choose one that ends with .safetensors.")
+    # Case-folded, because many file systems ignore case.
     if len(targets) > len({os.path.realpath(path).casefold() for path in targets}):
         raise EchoReelError(f"{target} cannot hold both the base model and the adapter: choose two names.")
     checkpoint = load_released(source)

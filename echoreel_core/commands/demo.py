@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference",
         default=REFERENCE,
         metavar="CLIP",
-        help=f"a video of your own, or one that comes with the pack (default: %(default)s): {names}",
+        help=f"your own video, or one that comes with the pack (default: %(default)s): {names}",
     )
     parser.add_argument("--caption", help="what the reference shows (default: its title, or the .txt file beside it)")
     parser.add_argument("--strength", type=float, default=1.0, help="how strongly the action is followed")
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def in_own_environment(argv: list[str]) -> int | None:
-    """Runs the command in a virtual environment of its own and returns the exit code; None where this is the one."""
+    """Runs the command in its own virtual environment and returns the exit code; None if this is that environment."""
     if Path(sys.prefix).resolve() == ENVIRONMENT:
         return None
     requirements = [TORCH, *read_requirements(ROOT / "requirements.txt"), "numpy", "pillow"]
@@ -49,7 +49,7 @@ def in_own_environment(argv: list[str]) -> int | None:
 
 
 def run(arguments: argparse.Namespace) -> Iterator[str]:
-    """Runs the command; yields what it has to say, line by line. Raises: EchoReelError where it cannot be done."""
+    """Runs the command and yields its output, line by line. Raises: EchoReelError on bad input."""
     import torch
 
     from ..files import valid_text, whole_file
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     from ..video.write import write_video
 
     if arguments.strength < 0:
-        raise EchoReelError(f"The strength is {arguments.strength}: use 0 (off) or more, 1 is as trained.")
+        raise EchoReelError(f"The strength is {arguments.strength}: use 0 (off) or more; 1 is as trained.")
     if not -(1 << 63) <= arguments.seed < 1 << 64:
         raise EchoReelError(f"The seed is {arguments.seed}: use a whole number from 0 to {(1 << 64) - 1}.")
     if arguments.out.exists() and not arguments.out.is_dir():
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> Iterator[str]:
     latents = encode(autoencoder, reference)
     made = {}
     for name, references in (("without", []), ("with", [(latents, [caption])])):
-        yield f"FrameSelection {name} EchoReel …"
+        yield f"Sampling {name} EchoReel …"
         sampled = generate(
             model,
             [prompt],

@@ -1,4 +1,4 @@
-"""Virtual environments for the commands that set up everything by themselves. Standard library only."""
+"""Virtual environments for the commands that set up everything they need. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def python_of(environment: Path) -> Path:
 
 
 def ensure_environment(environment: Path, requirements: list[str]) -> Path:
-    """Makes the virtual environment, or brings it up to date, and returns its interpreter.
+    """Creates or updates the virtual environment and returns its interpreter.
 
-    Raises: SystemExit, saying why in one sentence, where this Python is not supported or an installation fails.
+    Raises: SystemExit, saying why in one sentence, if this Python is not supported or an installation fails.
     """
     oldest, newest = PYTHONS
     if not oldest <= sys.version_info[:2] <= newest:
@@ -37,7 +37,7 @@ def ensure_environment(environment: Path, requirements: list[str]) -> Path:
     wanted = hashlib.sha256("\n".join(requirements).encode()).hexdigest()
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:
         return python
-    print(f"Setting up {environment.name} (once, some minutes) …", flush=True)
+    print(f"Setting up {environment.name} (once; this takes some minutes) …", flush=True)
     if not python.exists():
         venv.create(environment, with_pip=True, clear=True)
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]

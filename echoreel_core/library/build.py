@@ -1,7 +1,7 @@
 """Builds a reference library: captioned clips, found by words, from a folder of clips or a table of captions.
 
 A build compares what is there with what the library holds, and writes the difference in batches, each a transaction.
-So building again is quick where little has changed, and a build that was interrupted goes on where it stopped.
+So rebuilding is quick if little has changed, and an interrupted build continues where it stopped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import EchoReelError
+from ..errors import EchoReelError, counted
 from ..progress import Progress
 from ..video.captions import caption_of_names, sidecar_caption
 from ..video.kinds import is_clip
@@ -53,18 +53,18 @@ class BuildReport:
 
     def summary(self) -> str:
         """The figures in a readable line or two."""
-        lines = [f"{self.captions:,} captions, {self.on_disk:,} of them with the clip on this disk"]
+        lines = [f"{counted(self.captions, 'caption')}, {self.on_disk:,} with a clip on this disk"]
         if self.added or self.changed or self.removed:
             lines.append(f"This build added {self.added:,}, changed {self.changed:,} and removed {self.removed:,}.")
         else:
             lines.append("Nothing has changed since the last build.")
         if self.passed_over:
             lines.append(
-                f"{self.passed_over:,} files or folders were passed over: they are links, or cannot be read. Move the "
+                f"Skipped because they are links or cannot be read: {self.passed_over:,} files or folders. Move the "
                 "clips themselves into the folder."
             )
         if self.renewed:
-            lines.append("The library was in an older format and was built anew.")
+            lines.append("The library was in an older format and was rebuilt.")
         return "\n".join(lines)
 
 
@@ -80,7 +80,7 @@ def build_library(
     Args:
         path: the library's file; made where there is none.
         source: a folder of clips, captioned by their `.txt` files, else by their names and folders' names; or a table
-            (see `caption_tables`).
+            (see `tables`).
         clips: for a table, the folder that holds its clips in any depth; by default the table's own.
 
     Raises: EchoReelError, naming the file and the reason. The library then keeps what it had, marked as unfinished
@@ -88,15 +88,17 @@ def build_library(
     """
     path, source = Path(path), Path(source)
     if not source.exists():
-        raise EchoReelError(f"There is no {source.name} to build from: name a folder of clips or a table of captions.")
+        raise EchoReelError(
+            f"There is no {source.name} to build from: choose a folder of clips or a table of captions."
+        )
     kind = "folder" if source.is_dir() else "table"
     root = source if kind == "folder" else Path(clips) if clips is not None else source.parent
     if not root.is_dir():
-        raise EchoReelError(f"There is no folder {root.name} of clips.")
+        raise EchoReelError(f"There is no folder of clips called {root.name}: choose another one.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EchoReelError(f"The folder of {path.name} cannot be made ({error.strerror or error}).") from None
+        raise EchoReelError(f"The folder of {path.name} cannot be created ({error.strerror or error}).") from None
     with plain_errors(path), closing(connect(path, create=True)) as db:
         return _Build(db, path.name, kind, source, root, progress or (lambda done, of: None)).run()
 
@@ -184,8 +186,8 @@ class _Build:
         self.known = before.get("captions", 0), before.get("on_disk", 0)
         if before and (before["kind"], before["source"]) != (kind, source.name):
             raise EchoReelError(
-                f"The library {name} was built from {before['source']}: give the one from {source.name} another name, "
-                f"or delete {name} first."
+                f"The library {name} was built from {before['source']}: choose another name for the one from "
+                f"{source.name}, or delete {name} first."
             )
         # Held until the end: a second build of the same library is told that this one is at work.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -245,7 +247,9 @@ class _Build:
         db = self.db
         (total,) = db.execute("SELECT count(*) FROM files").fetchone()
         if not total:
-            raise EchoReelError(f"The folder {self.source.name} holds no videos: put clips into it, or choose another.")
+            raise EchoReelError(
+                f"The folder {self.source.name} has no videos in it: add clips, or choose another folder."
+            )
         while gone := db.execute(
             "SELECT id, caption FROM clips WHERE file NOT IN (SELECT path FROM files) LIMIT ?", (BATCH,)
         ).fetchall():
@@ -301,7 +305,7 @@ class _Build:
             self._write(old, new)
             self.progress(batch[-1][1], size)
         if not total:
-            raise EchoReelError(f"{self.source.name} holds no captions.")
+            raise EchoReelError(f"{self.source.name} has no captions in it: choose another table.")
         while beyond := self._stored(total, None):
             self._write([clip[:2] for clip in beyond], [])
             self.removed += len(beyond)

@@ -64,20 +64,18 @@ def plain_errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         text = str(error)
         if "locked" in text:
-            advice = "it is in use: wait until the other build is done"
+            advice = "it is in use: wait until the other build is finished"
         elif "interrupted" in text:
-            advice = (
-                f"it is damaged or too slow to read ({PATIENCE} s were not enough): build it again under another name"
-            )
+            advice = f"it is damaged or too slow (reading took over {PATIENCE} s): build it again under another name"
         elif "full" in text:
-            advice = "the disk is full: make room and build again, it goes on where it stopped"
+            advice = "the disk is full: free some space and build again; it continues where it stopped"
         elif isinstance(error, sqlite3.OperationalError) and ("open" in text or "readonly" in text):
-            advice = "its folder cannot be written: check the permissions"
+            advice = "its folder is not writable: check the permissions"
         elif "fts5" in text and "no such module" in text:
             advice = "this Python's SQLite has no full-text search (FTS5): install another Python"
         else:
             advice = f"it is damaged ({text}): delete the file and build the library again"
-        raise EchoReelError(f"The library {path.name} cannot be used, {advice}.") from None
+        raise EchoReelError(f"The library {path.name} cannot be used because {advice}.") from None
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
@@ -93,14 +91,15 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
         db.execute("PRAGMA trusted_schema = OFF")  # a library may come from somebody else
         with patience(db):
             if create and not _pragma(db, "schema_version"):
-                db.execute("BEGIN IMMEDIATE")  # and looked at again: another build may have been the first
+                db.execute("BEGIN IMMEDIATE")  # and check again: another build may have been faster
                 renew(db) if not _pragma(db, "schema_version") else db.execute("ROLLBACK")
             version = _pragma(db, "user_version")
             if _pragma(db, "application_id") != APPLICATION:
                 raise EchoReelError(f"{path.name} is not a reference library: choose another file.")
             if version > VERSION:
                 raise EchoReelError(
-                    f"{path.name} is of format version {version}, this pack reads up to {VERSION}: update the pack."
+                    f"{path.name} has format version {version}, but this pack reads up to version {VERSION}: update "
+                    "the pack."
                 )
             if _definitions(db) != _expected(version):
                 raise EchoReelError(

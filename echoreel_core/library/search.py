@@ -21,14 +21,14 @@ from .words import asked, indexed
 __all__ = ["Hit", "EchoReelError", "ReferenceLibrary"]
 
 CANDIDATES = 500
-"""How many captions with a clip on disk, and how many without, are ranked: where more hold all the words, the first in
-the library."""
+"""How many captions with a clip on disk, and how many without, are ranked. If more contain all the words, the first in
+the library are."""
 LONGEST_QUERY = 1 << 20
-"""Characters of a query that are read."""
+"""Only this many characters of a query are read."""
 MOST_WORDS = 16
-"""The rarest so many words of a query count."""
+"""Only this many words of a query count: the rarest ones."""
 K1, B = 1.2, 0.75
-"""BM25's customary constants: how soon a word's repetition stops to count, and how much a caption's length does."""
+"""BM25's usual constants: how soon repeating a word stops counting, and how much a caption's length counts."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class ReferenceLibrary:
                     facts = read_facts(self._db)
                 if not facts.get("complete"):
                     raise EchoReelError(
-                        f"The library {self._path.name} is half built: run Build Reference Library again, it goes on "
-                        "where it stopped."
+                        f"The library {self._path.name} is incomplete: run Build Reference Library again; it "
+                        "continues where it stopped."
                     )
                 if not all(isinstance(facts.get(name), kind) for name, kind in _FACTS.items()):
                     raise damaged(self._path.name, "facts of another type")
@@ -137,7 +137,7 @@ class ReferenceLibrary:
         """The query's words that the library knows, the rarest first."""
         spelled = self._text.words(query if self._whole_words else asked(query))
         if not spelled:
-            raise EchoReelError("There is no word to search for: write what happens in the clip, e.g. jumping.")
+            raise EchoReelError("The query has no words: write what happens in the clip, for example jumping.")
         words = []
         for stem, word in spelled.items():
             found = self._db.execute("SELECT clips FROM words WHERE stem = ?", (stem,)).fetchone()

@@ -62,7 +62,7 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
     path = Path(path)
     read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json_lines}.get(path.suffix.lower())
     if read is None:
-        raise EchoReelError(f"{path.name} is no caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
+        raise EchoReelError(f"{path.name} is not a caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
     check_file(path, "caption table")
     try:
         with open(path, "rb") as raw:
@@ -82,7 +82,7 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
         columns = [_first(keys, header) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
         if columns[0] is None:
             raise EchoReelError(
-                f"{path.name} has no column of captions: its first line has to name one of {', '.join(CAPTION_KEYS)}."
+                f"{path.name} has no column of captions: its first line must name one of {', '.join(CAPTION_KEYS)}."
             )
         places = [header.index(name) if name is not None else None for name in columns]
         for cells in reader:
@@ -127,7 +127,7 @@ def _array_items(file: TextIO, name: str) -> Iterator[Any]:
         while at < len(text):
             if not inside:
                 if text[at] != "[":
-                    raise EchoReelError(f"{name} holds no list of captioned clips: it has to begin with [.")
+                    raise EchoReelError(f"{name} has no list of captioned clips in it: it must begin with [.")
                 inside, at = True, at + 1
             elif text[at] == "]":
                 return
@@ -141,7 +141,7 @@ def _array_items(file: TextIO, name: str) -> Iterator[Any]:
                 yield item
             at = _BETWEEN.match(text, at).end()
         if not chunk:
-            raise EchoReelError(f"{name} is cut off: its list is never closed by ].")
+            raise EchoReelError(f"{name} is cut off: its list does not end with ].")
         text = text[at:]
 
 

@@ -1,6 +1,6 @@
 """The image autoencoder of Stable Diffusion 1.x (AutoencoderKL), with its sizes read off a state dict.
 
-Keys are those of `first_stage_model.*` in an all-in-one checkpoint. Used where no host brings its own: the
+Keys are those of `first_stage_model.*` in an all-in-one checkpoint. Used where ComfyUI's own is not available: the
 stand-alone demo and training of the embedded model.
 """
 
@@ -36,7 +36,7 @@ class AutoencoderConfig:
     def from_state_dict(cls, weights: dict[str, Tensor]) -> AutoencoderConfig:
         """Read the sizes off the tensors.
 
-        Raises: EchoReelError naming the first tensor that is missing or of another shape than the others tell.
+        Raises: EchoReelError naming the first tensor that is missing or whose shape does not fit the others.
         """
         try:
             channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
@@ -51,9 +51,13 @@ class AutoencoderConfig:
             with torch.device("meta"):
                 expected = {key: tensor.shape for key, tensor in Autoencoder(config).state_dict().items()}
         except KeyError as error:
-            raise EchoReelError(f"The checkpoint's image autoencoder lacks {error}; the file is incomplete.") from None
+            raise EchoReelError(
+                f"The checkpoint's image autoencoder lacks {error}: the file is incomplete, download it again."
+            ) from None
         except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
-            raise EchoReelError(f"The checkpoint's image autoencoder is of another kind ({reason(error)}).") from None
+            raise EchoReelError(
+                f"The checkpoint's image autoencoder has a different architecture ({reason(error)})."
+            ) from None
         check_weights("The checkpoint's image autoencoder", weights, expected, others=True)
         return config
 
@@ -213,7 +217,7 @@ class Autoencoder(nn.Module):
         height, width = pictures.shape[-2:]
         if height % self.config.factor or width % self.config.factor:
             raise EchoReelError(
-                f"A picture of {width} × {height} can't be encoded: its sides must be multiples of "
+                f"A picture of {width} × {height} cannot be encoded: its sides must be multiples of "
                 f"{self.config.factor}; resize it first."
             )
         return self.moments(pictures)[0]

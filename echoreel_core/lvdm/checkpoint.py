@@ -1,4 +1,4 @@
-"""Reading the authors' checkpoint files without ever running what is pickled in them, and taking them apart.
+"""Reads the authors' checkpoint files without running anything pickled in them, and splits them into parts.
 
 The released file is a DeepSpeed checkpoint: the state dict lies under `module`, each key behind one more component,
 beside optimizer and trainer state. Plain `state_dict` files, the base LVDM file without EchoReel parts, and our own
@@ -25,7 +25,7 @@ from .torch_file import read_torch_file
 from .unet import LVDMConfig, LVDMUNet
 
 _IMPOSSIBLE_SIZES = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
-"""What is raised where tensors have sizes or numbers of axes that the model's cannot have."""
+"""Raised for tensors whose sizes or number of axes do not fit the model."""
 _NEVER_RUN = re.compile(r"\.(video_inject_attn3|video_inject_norm6|latent_to_S)\.")
 
 
@@ -60,7 +60,7 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
             format of before 2020, which are read whole.
 
     Returns: the state dict under its released keys, and the names of other top-level entries that were left out.
-    Raises: EchoReelError, naming the file and the reason, where it is damaged, not a checkpoint, or wants code to run.
+    Raises: EchoReelError, naming the file and the reason, if it is damaged, not a checkpoint, or wants code to run.
     """
     path = Path(path)
     check_file(path, "checkpoint")
@@ -70,8 +70,10 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
     if start[8:] == b"{":
         content = read_tensors(path)
     elif start.startswith((b"PK", b"\x80")):
-        if path.suffix == ".safetensors":  # the host goes by the name
-            raise EchoReelError(f"{path.name} is a torch file under a safetensors name: rename it to end with .pt.")
+        if path.suffix == ".safetensors":  # the host chooses its reader by the suffix
+            raise EchoReelError(
+                f"{path.name} is a torch file with a .safetensors name: rename it so that it ends with .pt."
+            )
         content = read_torch_file(path)
     else:
         raise EchoReelError(
@@ -84,7 +86,7 @@ def read_state_dict(path: str | os.PathLike) -> tuple[dict[str, Tensor], list[st
                 content = content[entry]
                 break
     if not isinstance(content, Mapping):
-        raise EchoReelError(f"{path.name} is no model checkpoint: it holds no dictionary of tensors.")
+        raise EchoReelError(f"{path.name} is not a model checkpoint: it has no dictionary of tensors in it.")
     weights = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     return _strip_wrapper(weights), left_out
 
@@ -99,9 +101,9 @@ def _strip_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_released(path: str | os.PathLike) -> ReleasedCheckpoint:
-    """Reads a checkpoint and takes it apart, sizes read off the tensors.
+    """Reads a checkpoint and splits it into parts; sizes are read from the tensors.
 
-    Raises: EchoReelError, naming the file and the first thing wrong, where it is damaged, unsafe or another model's.
+    Raises: EchoReelError, naming the file and the first thing wrong, if it is damaged, unsafe or another model's.
     """
     weights, left_out = read_state_dict(path)
     checkpoint = split_released(weights, Path(path).name)
@@ -132,7 +134,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
 
     unet = {key.removeprefix(UNET_PREFIX): value for key, value in kept.items() if key.startswith(UNET_PREFIX)}
     if not unet:
-        raise EchoReelError(f"{name} is of another architecture: no tensor's name begins with {UNET_PREFIX!r}.")
+        raise EchoReelError(f"{name} has a different architecture: no tensor name begins with {UNET_PREFIX!r}.")
     echoreel = {key: value for key, value in unet.items() if "video_inject_" in key}
     base = unet_from_released({key: value for key, value in unet.items() if key not in echoreel})
     try:
@@ -140,7 +142,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
         with torch.device("meta"):
             expected = {key: value.shape for key, value in LVDMUNet(unet_config).state_dict().items()}
     except _IMPOSSIBLE_SIZES as error:
-        raise EchoReelError(f"{name} is of another architecture ({reason(error)}).") from None
+        raise EchoReelError(f"{name} has a different architecture ({reason(error)}).") from None
     check_weights(name, base, expected)
 
     adapter, adapter_config = {}, None
@@ -152,7 +154,7 @@ def split_released(weights: Mapping[str, Tensor], name: str) -> ReleasedCheckpoi
         except KeyError as key:
             raise EchoReelError(f"{name} is incomplete: the tensor {UNET_PREFIX}{key.args[0]} is missing.") from None
         except _IMPOSSIBLE_SIZES as error:
-            raise EchoReelError(f"{name} holds EchoReel parts of another architecture ({reason(error)}).") from None
+            raise EchoReelError(f"{name} has EchoReel parts with a different architecture ({reason(error)}).") from None
         adapter = adapter_from_released(echoreel, [site.name for site in adapter_config.sites])
         check_weights(name, adapter, expected)
 

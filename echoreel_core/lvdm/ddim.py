@@ -22,10 +22,10 @@ def alphas_cumprod(start: float = 0.00085, end: float = 0.012, timesteps: int = 
 def ddim_timesteps(steps: int, timesteps: int = 1000) -> list[int]:
     """The visited timesteps, noisiest first: 1, 1 + c, 1 + 2c, … with c = timesteps // steps, backwards.
 
-    Raises: EchoReelError where steps is not within 1 … timesteps.
+    Raises: EchoReelError if steps is not within 1 … timesteps.
     """
     if not 1 <= steps <= timesteps:
-        raise EchoReelError(f"{steps} sampling steps: choose between 1 and {timesteps}.")
+        raise EchoReelError(f"The number of sampling steps is {steps}: choose 1 to {timesteps}.")
     return list(range(1, timesteps, timesteps // steps))[::-1]
 
 

@@ -1,4 +1,4 @@
-"""A CLIP text encoder in plain torch, for running without a host; a host runs the same weights with its own CLIP."""
+"""A CLIP text encoder in plain torch, for use without ComfyUI, which runs the same weights with its own CLIP."""
 
 from __future__ import annotations
 

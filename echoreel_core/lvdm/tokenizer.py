@@ -1,4 +1,4 @@
-"""CLIP's tokenizer from its published vocabulary files, with the `tokenizers` library; a host brings its own."""
+"""CLIP's tokenizer from its published vocabulary files, with the `tokenizers` library, for use without ComfyUI."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ IN_COMFYUI = Path("comfy") / "sd1_tokenizer"
 def find_vocabulary(folder: Path | None) -> Path:
     """The folder with vocab.json and merges.txt: the given one, else that of the ComfyUI this pack is installed in.
 
-    Raises: EchoReelError where there is none.
+    Raises: EchoReelError if there is none.
     """
     parents = Path(__file__).resolve().parents
     candidates = [folder] if folder else [parent / IN_COMFYUI for parent in parents]
     for candidate in candidates:
         if (candidate / "vocab.json").is_file() and (candidate / "merges.txt").is_file():
             return candidate
-    where = f"in {folder}" if folder else "and this pack is not inside a ComfyUI that has them"
+    where = f"are not in {folder}" if folder else "were not found"
     raise EchoReelError(
-        f"CLIP's vocab.json and merges.txt are needed to read the captions, {where}: name the folder that holds them "
-        f"as `tokenizer` in [model] (in ComfyUI it is {IN_COMFYUI.as_posix()})."
+        f"CLIP's vocab.json and merges.txt {where}: set `tokenizer` in [model] to the folder that has them "
+        f"({IN_COMFYUI.as_posix()} in ComfyUI)."
     )
 
 
 def load_tokenizer(folder: Path) -> Callable[[Sequence[str]], Tensor]:
     """Texts → ids [N, 77], int64: start, tokens (cut to fit), then end tokens to the full length, as CLIP was trained.
 
-    Raises: EchoReelError where `tokenizers` is not installed.
+    Raises: EchoReelError if `tokenizers` is not installed.
     """
     try:
         from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
         from tokenizers.models import BPE
     except ImportError:
-        raise EchoReelError("Reading the captions needs the `tokenizers` library: pip install tokenizers.") from None
+        raise EchoReelError("Reading captions needs the `tokenizers` library: pip install tokenizers.") from None
     vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
     merges = [tuple(line.split()) for line in lines if len(line.split()) == 2 and not line.startswith("#version")]

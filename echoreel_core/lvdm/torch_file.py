@@ -1,7 +1,7 @@
-"""Torch's own files, read without torch's unpickler: nothing in them is called, and nothing but tensors is made.
+"""Torch's own files, read without torch's unpickler: nothing in them is called, and only tensors are created.
 
 `torch.load(weights_only=True)` reads other trainers' files only with a list of allowed names that all threads of the
-process share. Here every name in the file becomes an object that does nothing, whatever is done with it.
+process share. Here every name in the file becomes an object that does nothing, whatever is called on it.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ _STORAGES = {
     }.items()
 }
 _MAGIC = 0x1950A86A20F9469CFC6C
-"""What a file in the format of before 2020 begins with."""
+"""The first value in a file in the format from before 2020."""
 
 
 def read_torch_file(path: Path) -> object:
-    """What `torch.save` was given: containers, numbers, text and tensors; all else is empty dictionaries.
+    """What `torch.save` was given: containers, numbers, text and tensors; everything else becomes an empty dictionary.
 
-    Tensors are memory-mapped, but for files in the format of before 2020, which are read whole.
+    Tensors are memory-mapped, except in files in the format from before 2020, which are read whole.
 
-    Raises: EchoReelError, naming the file and the reason, where it is damaged or wants code to run.
+    Raises: EchoReelError, naming the file and the reason, if it is damaged or tries to run code.
     """
     foreign: set[str] = set()
     try:
@@ -71,12 +71,12 @@ def read_torch_file(path: Path) -> object:
     except Exception as error:  # whatever damaged or hostile bytes make the unpickler run into
         if not foreign:
             raise EchoReelError(
-                f"{path.name} cannot be read, it is incomplete or damaged: download it again ({reason(error)})."
+                f"{path.name} cannot be read because it is incomplete or damaged: download it again ({reason(error)})."
             ) from None
     if foreign:
         raise EchoReelError(
-            f"{path.name} was not loaded, because it wants to run code ({', '.join(sorted(foreign)[:3])[:150]}): "
-            "use the file of the authors, or a safetensors file."
+            f"{path.name} was not loaded because it tries to run code ({', '.join(sorted(foreign)[:3])[:150]}): "
+            "use the authors' file, or a safetensors file."
         )
     return content
 
@@ -90,7 +90,7 @@ def _read_zip(path: Path, file: BinaryIO, foreign: set[str]) -> object:
             raise ValueError("its parts are compressed")
         order = entries.get(f"{root}byteorder")
         if order is not None and archive.read(order).decode("ascii") != sys.byteorder:
-            raise ValueError("it was written on a machine with another order of bytes")
+            raise ValueError("it was written on a machine with another byte order")
 
         def storage(key: str, size: int) -> Tensor:
             place = entries[f"{root}data/{key}"].header_offset
@@ -119,7 +119,7 @@ def _read_old(file: BinaryIO, foreign: set[str]) -> object:
 
     magic, _, _, content, names = (_Unpickler(file, storage, foreign).load() for _ in range(5))
     if magic != _MAGIC:
-        raise ValueError("it does not begin as torch's files do")
+        raise ValueError("it does not begin like a torch file")
     for name in names:
         file.read(8)  # how many values there are
         values = memoryview(storages[name].numpy())

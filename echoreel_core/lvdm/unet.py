@@ -79,7 +79,7 @@ class LVDMConfig:
             raise EchoReelError(f"This is not an LVDM video UNet: it has no tensor named {missing}.") from None
         if len(set(res_blocks)) != 1:
             raise EchoReelError(
-                f"This LVDM UNet has {res_blocks} residual blocks per level; equal counts are supported."
+                f"This LVDM UNet has {res_blocks} residual blocks per level; only equal counts are supported."
             )
         return config
 

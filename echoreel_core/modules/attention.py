@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(q [B, N, heads·d], k [B, M, heads·d], v [B, M, heads·d], heads) → [B, N, heads·d]. A host may hand in its own."""
+"""(q [B, N, heads·d], k [B, M, heads·d], v [B, M, heads·d], heads) → [B, N, heads·d]. ComfyUI may pass in its own."""
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m echoreel_core.pixel_actions COMMAND`: make the embedded model from nothing, and measure it.
+"""`python -m echoreel_core.pixel_actions COMMAND`: make the embedded model from scratch, and measure it.
 
 The recipe of the shipped files is recipes/RECIPE.md.
 """
@@ -23,13 +23,17 @@ def main() -> None:
     steps = {"autoencoder": 2000, "text": 600, "judge": 3000, "base": 10000, "adapter": 8000}
     for name, count in steps.items():
         command = commands.add_parser(name, help=f"train the {name}")
-        command.add_argument("--folder", type=Path, required=True, help="where everything is written and looked for")
+        command.add_argument(
+            "--folder", type=Path, required=True, help="folder that everything is written to and read from"
+        )
         command.add_argument("--steps", type=int, default=count)
         if name in ("base", "adapter"):
-            command.add_argument("--until", type=int, help="stop for now after this step; the same command goes on")
+            command.add_argument("--until", type=int, help="stop after this step; the same command continues")
             command.add_argument("--noise-offset", type=float, default=0.1, help="see train_base.noise_like")
             command.add_argument("--eager", action="store_true", help="do not compile")
-            command.add_argument("--turning", type=float, default=3.0, help="how much likelier figures that turn are")
+            command.add_argument(
+                "--turning", type=float, default=3.0, help="how much more often rotating figures are drawn"
+            )
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--chunks", type=int, default=24)

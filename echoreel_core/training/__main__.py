@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 
 def check(config: Config) -> int:
-    """One line per file, a summary, and what a run will cost; 1 where nothing can be used."""
+    """One line per file, a summary, and what a run will cost; 1 if nothing can be used."""
     pairs = read_pairs(config.data)
     reports = []
     for report in check_files(framings(pairs, config.video, config.reference)):
@@ -55,7 +55,7 @@ def _print_cost(config: Config) -> None:
 
 
 def cache(config: Config, model: ReleasedModel) -> int:
-    """Makes what the cache lacks."""
+    """Makes what is missing in the cache."""
     pace = Pace()
 
     def progress(done: int, total: int, line: str) -> None:
@@ -72,7 +72,7 @@ def cache(config: Config, model: ReleasedModel) -> int:
 
 
 def cache_is_current(config: Config, model: ReleasedModel) -> bool:
-    """Whether the cache is what the settings ask for; without the data, a finished cache is taken as it is."""
+    """Whether the cache matches the settings; without the data, a finished cache is used unchanged."""
     folder = CacheFolder(config.data.cache)
     if not folder.is_whole() or not config.data.pairs.exists():
         return folder.is_whole()
@@ -81,7 +81,7 @@ def cache_is_current(config: Config, model: ReleasedModel) -> bool:
 
 
 def train(config: Config, config_file: Path) -> int:
-    """Trains, carrying on from the latest checkpoint in the output folder."""
+    """Trains, continuing from the latest checkpoint in the output folder."""
     process_group = start_processes(config.model.device)
     model = ReleasedModel(config, process_group.device)
     main = process_group.rank == 0
@@ -102,7 +102,7 @@ def train(config: Config, config_file: Path) -> int:
         shutil.copyfile(config_file, config.output.folder / "config.toml")
     changed = run.resume()
     if changed is not None and main:
-        print(f"Carrying on after step {trainer.step}.", flush=True)
+        print(f"Continuing after step {trainer.step}.", flush=True)
         for name, value in changed.items():
             print(f"  {name} was {value} so far, and is {getattr(config.training, name, 'gone')} from now on.")
 
@@ -117,7 +117,7 @@ def train(config: Config, config_file: Path) -> int:
         final = run(on_step, stopper.asked)
     if final is None:
         if main:
-            print(f"Stopped after step {trainer.step}, saved. The same command carries on.")
+            print(f"Stopped after step {trainer.step}, saved. Run the same command again to continue.")
         return INTERRUPTED
     if main:
         print(f"Done: {final}")
@@ -175,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.training", description=__doc__)
     commands = {
         "check": "decode every clip once and say what will happen to it",
-        "cache": "make the latents and text tokens that training reads; goes on where it was interrupted",
-        "train": "train; goes on after the latest checkpoint of the output folder",
+        "cache": "make the latents and text tokens that training reads; continues an interrupted run",
+        "train": "train; continues from the latest checkpoint in the output folder",
     }
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, text in commands.items():

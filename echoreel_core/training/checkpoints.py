@@ -1,4 +1,4 @@
-"""Checkpoints of a run: a folder each, which appears under its name only when it is whole."""
+"""Checkpoints of a run: one folder each, which gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
     Args:
         facts: for the adapter's `training` description.
 
-    Returns: the checkpoint's folder; the adapter in it can be used as it is.
+    Returns: the checkpoint's folder; the adapter in it is ready to use.
     """
     folder = Path(folder)
     final = folder / f"step-{trainer.step:07d}"
@@ -65,28 +65,30 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
 def write_adapter(
     trainer: Trainer, path: str | os.PathLike, facts: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes the adapter for use, its weights averaged: one safetensors file with `facts` in its description."""
+    """Writes the averaged adapter, ready to use: one safetensors file with `facts` in its description."""
     config = replace(trainer.adapter.config, training={**facts, "steps": trainer.step})
     write_safetensors(path, trainer.average.weights(), config.to_json(), dtype=dtype)
 
 
 def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """Carries the run of a checkpoint on.
+    """Continues the run of a checkpoint.
 
-    Returns: those of its settings that are different now, by name, as they were.
-    Raises: EchoReelError where it is damaged or of another adapter.
+    Returns: the settings that differ now, by name, with their old values.
+    Raises: EchoReelError if it is damaged or belongs to another adapter.
     """
     checkpoint = Path(checkpoint)
     config, weights = read_adapter(checkpoint / ADAPTER_FILE)
     if replace(config, training={}) != replace(trainer.adapter.config, training={}):
         raise EchoReelError(
-            f"The run in {checkpoint.parent} trains an adapter of other sizes: choose another output folder, or "
-            "the sizes it began with."
+            f"The run in {checkpoint.parent.parent.name} trains an adapter of different sizes: choose another output "
+            "folder, or the sizes it started with."
         )
     description = read_description(checkpoint / STATE_FILE, STATE_KIND, STATE_VERSION)
     then = description.get("settings")
     if not isinstance(then, dict):
-        raise EchoReelError(f"{checkpoint / STATE_FILE} is damaged: it does not say with which settings it was made.")
+        raise EchoReelError(
+            f"{checkpoint.name}/{STATE_FILE} is damaged: it does not say which settings it was made with."
+        )
     load_state(trainer, weights, read_tensors(checkpoint / STATE_FILE), description)
     now = json.loads(json.dumps(asdict(trainer.settings)))
     return {name: value for name, value in then.items() if now.get(name) != value}

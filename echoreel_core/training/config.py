@@ -31,7 +31,7 @@ def _check_range(settings: object, least: float, below: float, *names: str) -> N
         value = getattr(settings, name)
         if not least <= value < below:
             limit = f"{least:g} or more" + (f", and less than {below:g}" if below < float("inf") else "")
-            raise EchoReelError(f"{name} is {value}: it has to be {limit}.")
+            raise EchoReelError(f"{name} is {value}: use {limit}.")
 
 
 def _at_least(settings: object, least: float, *names: str) -> None:
@@ -220,7 +220,7 @@ def read_config(path: str | os.PathLike) -> Config:
     try:
         tables = _parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise EchoReelError(f"The settings {path} cannot be read: {error.strerror}.") from None
+        raise EchoReelError(f"The settings file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         cure = f" {WINDOWS_PATHS}" if "escape" in str(error) or "hex" in str(error) else ""
         raise EchoReelError(f"{path.name} is not valid TOML: {error}.{cure}") from None
@@ -249,12 +249,12 @@ def _refuse_unknown(given: Mapping[str, Any], known: Mapping[str, Any], message:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise EchoReelError(f"{message} {form.format(name)}; the nearest there is, is {form.format(near[0])}.")
+            raise EchoReelError(f"{message} {form.format(name)}; did you mean {form.format(near[0])}?")
 
 
 def _section(kind: type, table: object, where: str, folder: Path) -> Any:
     if not isinstance(table, dict):
-        raise EchoReelError(f"{where} is {table!r}: it has to be a section.")
+        raise EchoReelError(f"{where} is {table!r}: it must be a section.")
     hints = get_type_hints(kind)
     _refuse_unknown(table, hints, f"{where}: there is no setting")
     for entry in fields(kind):
@@ -274,7 +274,7 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise EchoReelError(f"{name} is {value!r}: it has to be a list in square brackets.")
+            raise EchoReelError(f"{name} is {value!r}: use a list in square brackets.")
         return tuple(_value(item, get_args(hint)[0], name, folder) for item in value)
     wanted = Path if Path in get_args(hint) else hint
     accepted, in_words = {
@@ -285,7 +285,7 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
         float: ((int, float), "a number"),
     }[wanted]
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
-        raise EchoReelError(f"{name} is {value!r}: it has to be {in_words}.")
+        raise EchoReelError(f"{name} is {value!r}: use {in_words}.")
     if wanted is Path:
         if any(ord(letter) < 32 for letter in value):  # "C:\temp" in double quotes holds a tab
             raise EchoReelError(f"{name} is {value!r}: no path holds such characters. {WINDOWS_PATHS}")

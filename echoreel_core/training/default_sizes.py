@@ -1,4 +1,4 @@
-"""What to train when nobody says otherwise: two forms of adapter, sized to fit a model."""
+"""Default adapter sizes: two forms of adapter, sized to fit a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig
 from ..action.prism import ActionPrismConfig
 
 REFERENCE_PIXELS = 256
-"""Side of the reference clip for every model: the prism sees motion, not detail, and costs by the pixel."""
+"""Side of the reference clip for every model, in pixels: the prism needs motion, not detail, and each pixel costs."""
 
 RELEASED_WIDEST = 1280
 """Channels of the released model's widest block."""

@@ -1,4 +1,4 @@
-"""What a noisy clip is made of, what the model ought to say about it, and how much each noise level counts."""
+"""How clips get noise, what the model must predict, and how much each noise level counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class Draws:
-    """What chance decides about the samples of a batch.
+    """The random draws for the samples of a batch.
 
     Attributes:
         u: [B] noise levels, 0 (clean) to 1.
@@ -120,7 +120,7 @@ def add_noise(latents: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
 
 
 def target(prediction: Prediction, latents: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
-    """What the model ought to predict."""
+    """What the model must predict."""
     if prediction == "noise":
         return noise
     if prediction == "flow":

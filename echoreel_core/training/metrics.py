@@ -1,4 +1,4 @@
-"""What a run measured: metrics.jsonl, one JSON object a line, and a picture of its curves."""
+"""A run's metrics: metrics.jsonl with one JSON object per line, and a picture of its curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOK_BACK = 25
 
 
 class MetricsLog:
-    """Appends to a metrics file. Lines from beyond `step`, of a run that was cut off later, are removed."""
+    """Appends to a metrics file. Lines after `step`, from a run that was interrupted later, are removed."""
 
     def __init__(self, path: str | os.PathLike, step: int = 0) -> None:
         self.path = Path(path)
@@ -38,7 +38,7 @@ class MetricsLog:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics file; none where there is no file. Lines that are none, or cut off, are passed over."""
+    """The records of a metrics file; none if there is no file. Lines that are damaged or cut off are skipped."""
     records = []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()

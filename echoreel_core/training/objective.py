@@ -13,7 +13,7 @@ from ..action.action import Action, Reference
 from ..action.adapter import EchoReelAdapter
 from ..action.attention import ActionContext
 from ..action.injection import AddedLayer, added_layers
-from ..errors import EchoReelError
+from ..errors import EchoReelError, counted
 from .config import TrainingSettings
 from .data.batches import MicroBatch
 from .gradient_checkpointing import gradient_checkpointed
@@ -133,6 +133,8 @@ class Objective:
 def _check_sites(of_model: list[str], of_adapter: list[str]) -> None:
     for found, expected in zip(of_model, of_adapter, strict=False):
         if found != expected:
-            raise EchoReelError(f"The adapter has a layer for {expected}, where the model has {found}.")
+            raise EchoReelError(f"The adapter has a layer for {expected}, but the model has {found} in its place.")
     if len(of_model) != len(of_adapter):
-        raise EchoReelError(f"The adapter has {len(of_adapter)} layers, but the model {len(of_model)} blocks.")
+        raise EchoReelError(
+            f"The adapter has {counted(len(of_adapter), 'layer')}, but the model has {counted(len(of_model), 'block')}."
+        )

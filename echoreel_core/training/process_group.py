@@ -1,4 +1,4 @@
-"""One training process or several: the only thing the loop knows about it is this."""
+"""One training process or several: all that the loop knows about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def best_device() -> str:
 
 
 class ProcessGroup:
-    """One process, which is all there is without a launcher.
+    """A single process, without a launcher.
 
     Attributes:
         rank: of this process, 0 for the one that writes files.
@@ -40,12 +40,12 @@ class ProcessGroup:
 
 
 class AcceleratedProcessGroup(ProcessGroup):
-    """As many processes as `accelerate launch` started, each on its own device.
+    """The processes that `accelerate launch` started, each on its own device.
 
     Gradients are averaged after the last backward pass of a step, rather than by wrapping the model: what is trained
     runs inside hooks of a model that is not.
 
-    Raises: ImportError where accelerate is not installed.
+    Raises: ImportError if accelerate is not installed.
     """
 
     def __init__(self, device: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A whole run: the loop, and what it leaves in its folder.
+"""A whole run: the loop, and what it writes to its folder.
 
 <folder>/checkpoints/step-…/   adapter.safetensors and state.safetensors, to carry on from
 <folder>/<name>.safetensors    the adapter at the end
@@ -29,7 +29,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class TrainingRun:
-    """Drives a trainer to its end, or until told to stop, and can be started again where it was left.
+    """Runs a trainer to its end or until it is stopped, and can continue later from there.
 
     Args:
         facts: for the adapter's description: frames, fps, width, height, ….
@@ -87,7 +87,7 @@ class TrainingRun:
         trainer, output = self.trainer, self.output
         log = MetricsLog(Path(output.folder) / FILE, trainer.step) if self.writes else None
         if trainer.step == 0:
-            self._measure(log)  # a fresh adapter changes nothing, so this is the model by itself
+            self._measure(log)  # a fresh adapter changes nothing, so this measures the plain model
         losses: list[float] = []
         began = time.monotonic()
         for result in self._steps():
@@ -141,7 +141,7 @@ class TrainingRun:
             self._make_samples()
 
     def _stops(self, stop: Callable[[], bool]) -> bool:
-        """Whether any process was told to stop, so that all do after the same step."""
+        """Whether any process was asked to stop, so that all stop after the same step."""
         flag = torch.tensor(float(stop()), device=self.trainer.process_group.device)
         self.trainer.process_group.mean_([flag])
         return bool(flag > 0)

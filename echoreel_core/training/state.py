@@ -33,7 +33,7 @@ def load_state(
     Everything is looked at before anything is changed. A run may go on with another optimizer or another precision,
     which then begin afresh.
 
-    Raises: EchoReelError where the state is of another adapter or damaged.
+    Raises: EchoReelError if the state belongs to another adapter or is damaged.
     """
     weights = {key.removeprefix(WEIGHTS): tensor for key, tensor in tensors.items() if key.startswith(WEIGHTS)}
     try:
@@ -50,7 +50,9 @@ def load_state(
         if not isinstance(scaler, Mapping) or scaler and not {"scale", "_growth_tracker"} <= scaler.keys():
             raise EchoReelError(f"its scale of gradients is {str(scaler)[:60]}")
     except (EchoReelError, KeyError, TypeError) as error:
-        raise EchoReelError(f"This state is of another adapter or damaged: {str(error)[:200].rstrip('.')}.") from None
+        raise EchoReelError(
+            f"This training state belongs to another adapter, or it is damaged: {str(error)[:200].rstrip('.')}."
+        ) from None
     trainer.adapter.load_state_dict(weights or adapter)
     trainer.average.load(adapter)
     trainer.optimizer.load(kept)

@@ -39,7 +39,7 @@ class TrainableModel(ABC):
     """A video model as the trainer sees it. Subclasses bring it; the trainer never changes its weights.
 
     Attributes:
-        family: of models, as in `AdapterConfig.host`.
+        family: the model family, as in `AdapterConfig.host`.
         prediction: what `predict` returns.
         model: everything that stays frozen.
         sigma_data: the latents' standard deviation, by which they are divided before noise is added (EDM).
@@ -89,7 +89,7 @@ class TrainableModel(ABC):
     def tokens(self, hidden: Tensor, batch: int, frames: int) -> Tensor | None:
         """The clip's tokens at a site as [B, T, P, dim], or None where the hidden state holds none.
 
-        As it is, right wherever the tokens run over batch, time and place and there are no others.
+        The default is right if the tokens run over batch, time and place and there are no others.
         """
         return hidden.reshape(batch, frames, -1, hidden.shape[-1])
 
@@ -112,7 +112,7 @@ class TrainableModel(ABC):
 
 
 class Encoders(Protocol):
-    """The frozen VAE and text encoder that belong to a host; needed for the cache and for sample videos only.
+    """The frozen VAE and text encoder of the model; needed only for the cache and for sample videos.
 
     Attributes:
         identity: names the weights and what else decides the results, for the keys of the cache.
@@ -127,7 +127,7 @@ class Encoders(Protocol):
         """The way back."""
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | Sequence[Conditioning]:
-        """Of each text its tokens, together [N, L, W], or all that the model is told; "" is the empty prompt."""
+        """The tokens of each text, together [N, L, W], or its whole conditioning; "" is the empty prompt."""
 
     def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
-        """What the model is given of a clip that it is to make, beside the text: frames [T, H, W, 3], 0 to 1."""
+        """The image conditioning that the model gets for a target clip: frames [T, H, W, 3], 0 to 1."""

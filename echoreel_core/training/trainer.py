@@ -78,7 +78,7 @@ class Trainer:
         process_group: ProcessGroup | None = None,
     ) -> None:
         if not len(pairs):
-            raise EchoReelError("There are no pairs to train on: look at what `check` says about the data.")
+            raise EchoReelError("There are no pairs to train on: run `check` to see why.")
         self.trainable, self.pairs, self.settings = trainable, pairs, settings
         self.process_group = process_group or ProcessGroup()
         self.step = 0

@@ -56,4 +56,4 @@ class AnimatedWebP:
             self._image.seek(index)
             self._image.load()
         except Exception:  # whatever damaged bytes make Pillow run into
-            raise EchoReelError(f"{self.name!r} is damaged at its picture {index + 1}: export it again.") from None
+            raise EchoReelError(f"{self.name!r} is damaged at picture {index + 1}: export it again.") from None

@@ -1,4 +1,4 @@
-"""What a clip shows, told by what lies around it: the text file beside it, its name, the folder it is in."""
+"""A clip's caption, from its text file, its name or its folder."""
 
 from __future__ import annotations
 

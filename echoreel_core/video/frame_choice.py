@@ -42,20 +42,20 @@ class FrameSelection:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise EchoReelError(f"The selection mode {self.mode!r} is unknown: use one of {', '.join(MODES)}.")
+            raise EchoReelError(f"The frame selection {self.mode!r} is unknown: use one of {', '.join(MODES)}.")
         if self.frames < 1:
-            raise EchoReelError(f"The number of frames is {self.frames}: ask for at least 1.")
+            raise EchoReelError(f"The number of frames is {self.frames}: use 1 or more.")
         if self.every_nth < 1:
-            raise EchoReelError(f"Every {self.every_nth}-th frame cannot be taken: use 1 or more.")
+            raise EchoReelError(f"every_nth is {self.every_nth}: use 1 or more.")
         if not (math.isfinite(self.fps) and self.fps >= 0.001):
             raise EchoReelError(f"The frame rate is {self.fps} fps: use 0.001 or more.")
         if not math.isfinite(self.start):
-            raise EchoReelError(f"The start is {self.start} s: use a number of seconds.")
+            raise EchoReelError(f"The start is {self.start} s: use a finite number of seconds.")
         if not (math.isfinite(self.duration) and self.duration >= 0):
             raise EchoReelError(f"The duration is {self.duration} s: use 0 (to the end) or more.")
 
     def reach(self) -> tuple[Fraction, int | None, Fraction | None]:
-        """How far into the clip the choice can depend on it: (from this time, this many frames, up to this time);
+        """How far into the clip the choice can look: (from this time, this many frames, up to this time);
         None means without limit."""
         trim_start, trim_duration = (Fraction(x) for x in self.trim)
         start = trim_start + Fraction(self.start)
@@ -74,14 +74,14 @@ class FrameSelection:
         length = high - low
         if length <= 0:
             raise EchoReelError(
-                f"The video was trimmed to begin at {float(low):.3f} s, but it lasts only {float(end):.3f} s:"
+                f"The trimmed video starts at {float(low):.3f} s, but the video lasts only {float(end):.3f} s:"
                 " trim it less."
             )
         start = Fraction(self.start) if self.start >= 0 else max(length + Fraction(self.start), Fraction(0))
         if start >= length - TOLERANCE and start > 0:
             of = "the trimmed video" if trim_start or trim_duration else "the video"
             raise EchoReelError(
-                f"The start, {self.start:g} s, lies past the end of {of}, which lasts {float(length):.3f} s:"
+                f"The start, {self.start:g} s, is past the end of {of}, which lasts {float(length):.3f} s:"
                 " choose an earlier start."
             )
         begin = low + start

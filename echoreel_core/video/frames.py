@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from av import VideoFrame
 from torch import Tensor
 
-from ..errors import EchoReelError
+from ..errors import EchoReelError, counted
 from ..progress import Progress
 from .animated_webp import AnimatedWebP
 from .captions import sidecar_caption
@@ -80,10 +80,10 @@ class VideoFrames:
         taken = len(times) - self.repeated
         lines = [
             f"{source.name}: {', '.join(filter(None, facts))}",
-            f"{taken} frame{'s' * (taken != 1)} taken, from {times[0]} s to {times[-1]} s, {self.fps:.4g} fps",
+            f"{counted(taken, 'frame')} taken, from {times[0]} s to {times[-1]} s, {self.fps:.4g} fps",
         ]
         if self.repeated:
-            lines.append(f"The span is too short: its last frame is repeated {self.repeated} times.")
+            lines.append(f"The span is too short: its last frame is repeated {counted(self.repeated, 'time')}.")
         lines.append(f"Shown at (s): {' '.join(times[:taken])}")
         return "\n".join(lines)
 
@@ -182,7 +182,7 @@ def select_images(
     selection = selection or FrameSelection()
     frames = _empty_frames(selection.frames, width, height, crop)
     if not len(images):
-        raise EchoReelError(f"{name!r} holds no frames: connect another video.")
+        raise EchoReelError(f"{name!r} has no frames: connect another video.")
     rate = len(images) / end
     choice = selection.choose(times, end, rate)
     for done, time in enumerate(choice.times):
@@ -225,7 +225,7 @@ def fit(image: Tensor, width: int, height: int, crop: str = "stretch", pixel_asp
 
 def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
     if width < 1 or height < 1:
-        raise EchoReelError(f"The frame size is {width} x {height}: both have to be at least 1.")
+        raise EchoReelError(f"The frame size is {width} x {height}: both must be at least 1.")
     if crop not in CROPS:
         raise EchoReelError(f"The crop {crop!r} is unknown: use one of {', '.join(CROPS)}.")
     try:
@@ -233,8 +233,8 @@ def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
     except RuntimeError:
         size = count * height * width * 12 / 2**30
         raise EchoReelError(
-            f"{count} frames of {width} x {height} take {size:.1f} GB, more memory than there is:"
-            " take fewer or smaller frames."
+            f"{counted(count, 'frame')} of {width} x {height} pixels would take {size:.1f} GB, more memory than there "
+            "is: take fewer or smaller frames."
         ) from None
 
 

@@ -95,12 +95,12 @@ class VideoFile:
     def _open(self) -> None:
         self._file.restart()
         try:
-            # Only this file: no address is fetched, nor any file that it names.
+            # Only this file: no URL and no other file that it names is opened.
             self._container = av.open(self._file, "r", options={"protocol_whitelist": ""})
         except (av.error.FFmpegError, OSError, ValueError):
             self._file.found()
             raise EchoReelError(
-                f"{self.name!r} cannot be read as a video: it is of another kind, damaged or cut off."
+                f"{self.name!r} cannot be read as a video: it is not a video, or it is damaged or cut off."
             ) from None
         try:
             self._file.found()
@@ -121,7 +121,7 @@ class VideoFile:
         videos = [s for s in streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not videos:
             what = "only sound" if streams.audio else "no pictures"
-            raise EchoReelError(f"{self.name!r} holds {what}: choose a file with a video track.")
+            raise EchoReelError(f"{self.name!r} has {what}: choose a file with a video track.")
         stream = next((s for s in videos if s.disposition & av.stream.Disposition.default), videos[0])
         if stream.codec_context is None:
             raise EchoReelError(
@@ -178,7 +178,7 @@ class VideoFile:
             self.times = [i / rate for i in range(packets)]
             self.end = packets / rate
         else:
-            raise EchoReelError(f"{self.name!r} holds no frames: choose another video.")
+            raise EchoReelError(f"{self.name!r} has no frames: choose another video.")
 
     def length(self) -> Fraction:
         """How long the clip lasts, in seconds: told by its last packets where the container can jump to them (which
@@ -232,11 +232,11 @@ class VideoFile:
                 found = run.advance(wanted)
             if found is None:
                 raise EchoReelError(
-                    f"No picture of {self.name!r} can be decoded, though it is a video: convert it to H.264 (mp4)."
+                    f"No frame of {self.name!r} can be decoded, although it is a video: convert it to H.264 (mp4)."
                 )
             if not self._stands_for(found, wanted):
                 raise EchoReelError(
-                    f"{self.name!r} is damaged at {float(wanted):.3f} s, where a frame is to be taken:"
+                    f"{self.name!r} is damaged at {float(wanted):.3f} s, where a frame is needed:"
                     " choose another start or duration, or export the clip again."
                 )
             yield found

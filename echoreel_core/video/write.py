@@ -26,7 +26,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float | Fraction, 
         EchoReelError: frames of another shape, none, not finite; a rate that is none; a file that cannot be written.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise EchoReelError(f"The frames have shape {list(frames.shape)}: [frames, height, width, 3] is needed.")
+        raise EchoReelError(f"The frames have the shape {list(frames.shape)}: [frames, height, width, 3] is needed.")
     if not 0 < fps < float("inf"):
         raise EchoReelError(f"The frame rate is {fps} fps: use a number above 0.")
     rate = Fraction(fps).limit_denominator(1001)
@@ -37,7 +37,10 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float | Fraction, 
         with whole_file(path) as temporary:
             _encode(os.fspath(temporary), frames, rate, title)
     except (av.error.FFmpegError, OSError) as error:
-        raise EchoReelError(f"The video {path!r} cannot be written: {error.strerror}.") from None
+        raise EchoReelError(
+            f"The video {os.path.basename(path)!r} cannot be written ({error.strerror}): check the folder and the free "
+            "space."
+        ) from None
 
 
 def _encode(path: str, frames: Tensor, rate: Fraction, title: str) -> None:
@@ -52,7 +55,10 @@ def _encode(path: str, frames: Tensor, rate: Fraction, title: str) -> None:
         context.color_primaries = context.color_trc = context.colorspace = BT709
         for index, frame in enumerate(frames):
             if not torch.isfinite(frame).all():
-                raise EchoReelError(f"Frame {index} holds values that are not numbers: the video is not written.")
+                raise EchoReelError(
+                    f"Frame {index} has NaN or infinite values, so the video was not written: check the VAE's "
+                    "precision."
+                )
             image = (frame.float().clamp(0, 1) * 255).round().movedim(-1, 0)
             image = F.pad(image[None], (0, width % 2, 0, height % 2), mode="replicate")[0]
             image = image.movedim(0, -1).to("cpu", torch.uint8).contiguous()

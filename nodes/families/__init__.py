@@ -1,4 +1,4 @@
-"""The table of model families; this and one file per family is all that the pack knows of them."""
+"""The table of model families. This table and one file per family are all that the pack knows of them."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def family_named(name: str) -> ModelFamily:
         if family.name == name:
             return family
     raise EchoReelError(
-        f"The EchoReel adapter is for models of the family {name!r}, which this version of the pack does not know. "
+        f"The EchoReel adapter is for the model family {name!r}, which this version of the pack does not know. "
         f"It knows: {', '.join(family.name for family in FAMILIES)}."
     )

@@ -1,4 +1,4 @@
-"""What the pack has to know of a model family."""
+"""What the pack must know about a model family."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class ModelFamily:
     """One row of the table.
 
     Attributes:
-        name: what adapters call this kind of model.
-        title: what the user calls it.
+        name: the model family's name in adapter files.
+        title: its name for users.
         recognises: whether a diffusion model is one of these, given the names of its class and its base classes.
         sites: lists the blocks that can take an added layer.
         grid: (diffusion model, its input latents, its keyword arguments) → the grid of this call.
@@ -114,18 +114,18 @@ class ModelFamily:
 
 
 def class_named(*names: str) -> Callable[[torch.nn.Module, frozenset[str]], bool]:
-    """Recognises a model by the name of its class or of any of its base classes: nothing has to be imported for it."""
+    """Recognises a model by the name of its class or of any of its base classes, so nothing needs to be imported."""
     return lambda _model, classes: not classes.isdisjoint(names)
 
 
 def untrainable_classes(reasons: Mapping[str, str]) -> Callable[[Any], str | None]:
-    """Refuses some of the host's model classes, by name: what each of them does, which is not to make a video."""
+    """Refuses some of the host's model classes, by name; `reasons` says what each does instead of making video."""
 
     def untrainable(base: Any) -> str | None:
         name = type(base).__name__
         if name not in reasons:
             return None
-        return f"The model {name} {reasons[name]}: train on the model that makes the video."
+        return f"The model {name} {reasons[name]}: train on the model that generates the video."
 
     return untrainable
 
@@ -155,7 +155,7 @@ def patched_grid(latents: Tensor | list[Tensor], patch: tuple[int, int, int], **
         latents = latents[0]
     if latents.dim() != 5:
         raise EchoReelError(
-            f"EchoReel needs video latents, the model got latents of the shape {list(latents.shape)}: "
+            f"EchoReel needs video latents, but the model got latents of the shape {list(latents.shape)}: "
             "use an empty latent video."
         )
     frames, height, width = latents.shape[-3:]

@@ -55,7 +55,7 @@ def frame_rate(_base: Any, clip: Clip) -> dict[str, Any]:
 
 
 def by_host_class(table: Mapping[str, ClipConditioning]) -> ClipConditioning:
-    """The one of the host's model class, or of the nearest of its base classes; all others are given their text only.
+    """The one of the host's model class, or of the nearest of its base classes; all others get their text only.
 
     Args:
         table: by class name, as older hosts lack some of the classes.

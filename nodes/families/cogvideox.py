@@ -33,7 +33,7 @@ def _grid(diffusion_model: torch.nn.Module, latents: Tensor, _kwargs: dict[str, 
 
 
 def _beside(base: Any) -> int:
-    """Channels that it takes beside the latents."""
+    """Channels that it takes besides the latents."""
     return base.diffusion_model.in_channels - base.latent_format.latent_channels
 
 
@@ -41,8 +41,8 @@ def _untrainable(base: Any) -> str | None:
     if _beside(base) <= base.latent_format.latent_channels:
         return None
     return (
-        "CogVideoX for inpainting is told what to take out of a video, which pairs of clips do not tell: train on its "
-        "text-to-video or image-to-video model."
+        "CogVideoX for inpainting needs to know what to remove from a video, which pairs of clips do not show: "
+        "train on its text-to-video or image-to-video model."
     )
 
 

@@ -44,7 +44,7 @@ def _start_image(_base: Any, clip: Clip) -> dict[str, Any]:
 
 
 def _start_image_15(_base: Any, clip: Clip) -> dict[str, Any]:
-    """Text-to-video and image-to-video are built alike: the one that is shown images has a CLIP vision model."""
+    """Text-to-video and image-to-video have the same layers: the image-to-video model has a CLIP vision model."""
     if clip.vision is None:
         return {}
     images = {"start_image": clip.first, VISION: clip.seen()}
@@ -65,7 +65,7 @@ HUNYUAN_VIDEO = ModelFamily(
     fps=24,
     frames_per_latent=4,
     changes_in_place=True,
-    untrainable=untrainable_classes({"HunyuanVideo15_SR_Distilled": "makes a video larger and moves nothing"}),
+    untrainable=untrainable_classes({"HunyuanVideo15_SR_Distilled": "upscales a video and adds no motion"}),
     clip_conditioning=by_host_class(
         {
             "HunyuanVideoI2V": _start_image,

@@ -1,4 +1,4 @@
-"""LVDM, the released text-to-video model (the pack brings it to the host, see nodes/models/lvdm.py)."""
+"""LVDM, the released text-to-video model (the pack adds it to the host, see nodes/models/lvdm.py)."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def _is_svd(diffusion_model: torch.nn.Module) -> bool:
 def _told_of_image(_base: Any, clip: Clip) -> dict[str, Any]:
     if clip.vision is None:
         raise EchoReelError(
-            "Stable Video Diffusion is told its image by a CLIP vision model: connect the one of its checkpoint to "
-            "clip_vision."
+            "Stable Video Diffusion reads its image through a CLIP vision model: connect the one from its checkpoint "
+            "to clip_vision."
         )
     from comfy_extras.nodes_video_model import SVD_img2vid_Conditioning
 
@@ -88,7 +88,7 @@ SVD = ModelFamily(
     fps=6,
     frames_in_batch=True,
     untrainable=untrainable_classes(
-        {name: "turns around a thing and moves nothing" for name in ("SV3D_u", "SV3D_p")},
+        {name: "circles around an object and adds no motion" for name in ("SV3D_u", "SV3D_p")},
     ),
     clip_conditioning=_told_of_image,
 )

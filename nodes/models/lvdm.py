@@ -67,7 +67,7 @@ def lvdm_patcher(checkpoint: ReleasedCheckpoint, disable_dynamic: bool = False) 
     management = comfy.model_management
     load_device = management.get_torch_device()
     host_config = LVDMHostConfig(asdict(config))
-    if checkpoint.vae:  # by this the host brings empty latents, made for an eighth of the picture, to the right size
+    if checkpoint.vae:  # with this the host resizes empty latents, made for an eighth of the picture, to the right size
         factor = AutoencoderConfig.from_state_dict(checkpoint.vae).factor
         host_config.latent_format.spacial_downscale_ratio = factor
     dtype = management.unet_dtype(

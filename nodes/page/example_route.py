@@ -19,7 +19,7 @@ PATHS = ("/view", "/api/view")
 async def show_example(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answers for the example clips, and hands on every other request."""
+    """Serves the example clips, and passes on every other request."""
     name = request.query.get("filename", "") if request.path in PATHS else ""
     if not name.endswith(EXAMPLE):
         return await handler(request)
@@ -30,7 +30,7 @@ async def show_example(
 
 
 def register_routes() -> None:
-    """Puts itself before the host's routes, where there is a server."""
+    """Puts itself before the host's routes, if there is a server."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)

@@ -32,7 +32,7 @@ class PageLeft(Exception):
 
 
 def register_routes() -> None:
-    """Adds the route to the host's server, where there is one."""
+    """Adds the route to the host's server, if there is one."""
     from server import PromptServer
 
     server = getattr(PromptServer, "instance", None)
@@ -41,7 +41,7 @@ def register_routes() -> None:
 
 
 async def answer(request: web.Request) -> web.Response:
-    """JSON as `filmstrip` gives it, 304 if the page has it, 400 and {"error": a sentence} for what cannot be shown."""
+    """JSON from `frame_preview`, 304 if the page has it, 400 and {"error": a sentence} for what cannot be shown."""
 
     def step(*_: int) -> None:
         if request.transport is None:

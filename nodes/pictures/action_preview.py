@@ -19,9 +19,9 @@ CURVE = 150  # height
 AXIS = 56  # room for the numbers left of the curve
 DIM = 0.35
 LEAST_CELL, LEAST_FRAME = 0.05, 0.1
-"""What lights a cell fully, and is the curve's top, where no more moves: the trace in a still clip is not blown up."""
+"""The least change that lights a cell fully and tops the curve, so that the trace in a still clip is not amplified."""
 BRIGHTEST = 0.98
-"""A cell is lit fully where it moves more than this part of them: a single outlier does not darken the others."""
+"""A cell that moves more than this share of all cells is fully lit, so that one outlier does not darken the others."""
 
 
 def draw_motion(frames: Tensor, motion: ActionMotion) -> Tensor:

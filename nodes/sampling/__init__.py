@@ -1,1 +1,1 @@
-"""How an action gets into a sampling run: the patch, and what says when, where and how strongly."""
+"""Adds an action to a sampling run: the patch, and the control of when, where and how strongly."""

@@ -38,7 +38,7 @@ STEPS = {
 def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name: str) -> tuple[float, ...]:
     """The factors of a preset, or for "custom" those in `numbers`.
 
-    Raises: EchoReelError where those are no numbers with commas between, used or not.
+    Raises: EchoReelError if those are not numbers separated by commas, whether they are used or not.
     """
     if preset != CUSTOM and not numbers.strip():
         return presets[preset]
@@ -48,8 +48,8 @@ def curve(preset: str, presets: dict[str, tuple[float, ...]], numbers: str, name
         factors = (math.nan,)
     if not all(map(math.isfinite, factors)):
         raise EchoReelError(
-            f"The {name} are {numbers!r}: write numbers with commas between, like 1, 0.5, 0. They are spread evenly "
-            "from the first to the last."
+            f"The {name} are {numbers!r}: write numbers separated by commas, for example 1, 0.5, 0. They are spread "
+            "evenly from the first to the last."
         )
     return factors if preset == CUSTOM else presets[preset]
 
@@ -69,11 +69,11 @@ def spread(factors: Sequence[float], count: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Control:
-    """Everything about an Apply that is not on or off.
+    """All settings of an Apply that are not on or off.
 
     Attributes:
         span: (start, end) in seconds of the clip; an end of 0 is the clip's end.
-        own_pace: whether the reference keeps its pace in place of being stretched over the span.
+        own_pace: whether the reference keeps its own pace instead of being stretched over the span.
         fps: of the clip; 0 is what the model was made for. reference_fps: of the reference; 0 is the clip's.
         block_factors: one per added layer.
         step_factors: spread over the model's noise schedule, as the percents are.

@@ -25,7 +25,7 @@ from ...echoreel_core.action.action import Action, Role
 from ...echoreel_core.action.attention import ActionAttention, ActionContext
 from ...echoreel_core.action.compiled import uncompiled
 from ...echoreel_core.action.injection import AnySite, added_layers
-from ...echoreel_core.errors import EchoReelError
+from ...echoreel_core.errors import EchoReelError, counted
 from ..families.base import ModelFamily, TokenGrid
 from .control import Control, value_at
 from .rows import Chunk, Conditionings
@@ -271,7 +271,7 @@ class ActionPatch:
     def _layers(self, model: Any, state: RunState, call: CallState, frames: Tensor) -> list[FramesLayer | None]:
         """The layers with the action folded in, None where they add nothing; made at their first use in a run.
 
-        Only those for the window at hand are kept: windows are many, and to fold anew is little beside one pass.
+        Only those for the current window are kept: there are many windows, and folding again is cheap beside one pass.
         """
         begins = tuple(chunk.place.start[0] if chunk.place else 0 for chunk in call.chunks)
         called_as = (call.roles, begins, frames.shape[0], frames.device, frames.dtype)
@@ -314,7 +314,8 @@ class ActionPatch:
             )
         if batch not in (1, clips):
             raise EchoReelError(
-                f"The action holds {batch} samples, the latents {clips}: encode one reference, or one per latent."
+                f"The action was encoded with {counted(batch, 'prompt')}, but the latents hold "
+                f"{counted(clips, 'clip')}: use one prompt, or one for each clip."
             )
         if len(contexts) == 1 and batch == 1:
             return contexts[call.roles[0]]  # one for all rows
@@ -322,7 +323,7 @@ class ActionPatch:
         return replace(contexts[call.roles[0]], tokens=tokens)
 
     def _attentions_on_this_device(self, model: Any) -> torch.nn.ModuleList:
-        """The added layers beside this copy of the model: every GPU has its own."""
+        """The added layers for this copy of the model: every GPU has its own."""
         patcher = model.current_patcher
         beside = patcher.get_additional_models_with_key(self.key) if patcher is not None else []
         return (beside[0] if beside else self.attentions).model
@@ -361,13 +362,14 @@ def check_fit(family: ModelFamily, diffusion_model: torch.nn.Module, wanted: dic
     missing = [name for name in wanted if name not in sites]
     if missing:
         raise EchoReelError(
-            f"The EchoReel adapter was trained for another {family.title} model: it has layers for {len(wanted)} "
-            f"blocks, this model has {len(sites)} (there is no {missing[0]}). Use the adapter made for it."
+            f"The EchoReel adapter was trained for another size of {family.title}: it has layers for "
+            f"{counted(len(wanted), 'block')}, but this model has {len(sites)} (there is no {missing[0]}). Use the "
+            "adapter made for it."
         )
     for name, dim in wanted.items():
         if sites[name].dim != dim:
             raise EchoReelError(
-                f"The EchoReel adapter was trained for a {family.title} model that is {dim} wide at {name}, this one "
-                f"is {sites[name].dim} wide: use the adapter made for it."
+                f"The EchoReel adapter was trained for a {family.title} model that is {dim} wide at {name}, but this "
+                f"one is {sites[name].dim} wide there: use the adapter made for it."
             )
     return [sites[name] for name in wanted]

@@ -13,7 +13,7 @@ from ..families.clip_conditioning import VISION, Clip
 
 
 def image_conditioning(family: ModelFamily, base: Any, clip: Clip) -> Conditioning:
-    """What the host's model is given of a clip beside its text, ready for the cache.
+    """The image conditioning of a clip for the host's model, ready for the cache.
 
     Raises: EchoReelError where that takes a model that is not connected.
     """

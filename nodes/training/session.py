@@ -1,4 +1,4 @@
-"""One run of Train EchoReel: the clips are encoded, the adapter is made or taken up, and trained."""
+"""One run of Train EchoReel: the clips are encoded, an adapter is created or loaded, and trained."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from .progress import NodeProgress
 from .trainable import NodeEncoders, TrainableHostModel, own_copy
 
 CURVE_SECONDS = 5
-"""The live loss curve is drawn this seldom: the whole log is read for it."""
+"""Seconds between two drawings of the live loss curve: each reads the whole log."""
 
 
 @dataclass
 class TrainingSession:
-    """What is wired into the node, and what its inputs ask for.
+    """The node's connections and settings.
 
     Attributes:
-        start: the adapter to go on from, or None for a fresh one.
-        video: how clips are framed that the model learns to make.
+        start: the adapter to continue from, or None for a new one.
+        video: the framing of the clips that the model learns to generate.
     """
 
     model: Any
@@ -55,15 +55,15 @@ class TrainingSession:
     output: OutputSettings
 
     def run(self) -> Path:
-        """Trains, or carries on, and returns the adapter's file.
+        """Trains, or continues training, and returns the adapter's file.
 
-        Cancel is heard before every clip and every pass of the model; what was learned by then is saved.
+        Cancelling takes effect before every clip and every pass of the model; what was learned by then is saved.
 
-        Raises: EchoReelError where the model cannot be trained, no pair is left, the adapter does not fit, or memory
+        Raises: EchoReelError if the model cannot be trained, no pair is left, the adapter does not fit, or memory
             runs out.
         """
         self._progress = NodeProgress()
-        self._progress.say("Looking at the clips")
+        self._progress.say("Checking the clips")
         TrainableHostModel(self.model)  # refuses what cannot be trained before any clip is encoded
         self._reference = self._reference_framing()
         self._encoders = NodeEncoders(self.model, self.vae, self.clip, self.vision)
@@ -77,16 +77,16 @@ class TrainingSession:
                 )
 
     def _reference_framing(self) -> VideoSettings:
-        """The framing of references: of the adapter's size, where there is one; else no larger than the clips."""
+        """The framing of references: of the adapter's size, if there is one; else no larger than the clips."""
         factor = self.vae.spacial_compression_encode()
         pixels = min(REFERENCE_PIXELS, max(self.video.width, self.video.height))
         size = self.start.config.prism.latent_size if self.start else (max(1, pixels // factor),) * 2
         return replace(self.video, height=size[0] * factor, width=size[1] * factor)
 
     def _cache(self) -> tuple[CachedPairs, CachedPairs]:
-        """The data's pairs, encoded: those to train on and those to measure on.
+        """The data's pairs, encoded: those for training and those held out.
 
-        Raises: EchoReelError where there are none.
+        Raises: EchoReelError if there are none.
         """
         pace, data = Pace(), self.data
 
@@ -135,25 +135,25 @@ class TrainingSession:
 
     def _decode(self, latents: Tensor) -> Tensor:
         frames = self._encoders.decode_video(latents)
-        self._trainable.reload()  # the VAE may have driven it off
+        self._trainable.reload()  # the VAE may have pushed it out of memory
         return frames
 
     def _adapter(self, cached: CachedPairs) -> EchoReelAdapter:
-        """A copy of the adapter to go on from, or a fresh one of the sizes that are usual for the model.
+        """A copy of the adapter to continue from, or a new one of the default sizes for the model.
 
-        Raises: EchoReelError where text comes in another width than it has to.
+        Raises: EchoReelError if the text tokens have the wrong width.
         """
         sample = cached.batch([0], [0])
         text, prompt = (tokens.shape[-1] for tokens in (sample.caption[0], sample.conditioning_of(0)[TOKENS]))
         if self.start is not None and text != self.start.config.prism.text_width:
             raise EchoReelError(
-                f"The EchoReel adapter reads text that is {self.start.config.prism.text_width} wide, the text "
-                f"encoder's is {text}: connect the one that it was trained with."
+                f"The EchoReel adapter reads text tokens that are {self.start.config.prism.text_width} wide, but the "
+                f"text encoder's are {text} wide: connect the text encoder it was trained with."
             )
         if prompt != text:
             raise EchoReelError(
-                f"The model is told of images in tokens that are {prompt} wide, the text encoder's are {text}: "
-                "connect a text encoder whose are as wide."
+                f"The model reads images as tokens that are {prompt} wide, but the text encoder's tokens are {text} "
+                f"wide: connect a text encoder whose tokens are {prompt} wide."
             )
         with torch.random.fork_rng():
             torch.manual_seed(self.training.seed)

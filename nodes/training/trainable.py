@@ -67,7 +67,7 @@ class TrainableHostModel(TrainableModel):
         self._sampling = sampling = patcher.get_model_object("model_sampling")
         kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
         if kind not in PREDICTIONS:
-            raise EchoReelError(f"EchoReel cannot be trained on a model that predicts as {kind}: use its plain one.")
+            raise EchoReelError(f"EchoReel cannot be trained on a model with {kind} prediction: use the plain model.")
         self.prediction = PREDICTIONS[kind]
         self._rectified = kind == "COSMOS_RFLOW"
         if self.prediction != "flow":
@@ -112,7 +112,7 @@ class TrainableHostModel(TrainableModel):
         return inside.result
 
     def reload(self) -> None:
-        """Brings the model back onto its device, from which another model may have driven it."""
+        """Moves the model back onto its device, if another model pushed it out."""
         patchers = [self._patcher, *self._patcher.get_nested_additional_models()]
         comfy.model_management.load_models_gpu(patchers, force_full_load=True)
 
@@ -223,8 +223,8 @@ class TrainableHostModel(TrainableModel):
             )
         except KeyError as error:
             raise EchoReelError(
-                f"{self._family.title} has to be told {error}, which the text encoder does not give: connect the one "
-                "that belongs to the model."
+                f"{self._family.title} needs {error}, which the text encoder does not provide: connect the text "
+                "encoder that belongs to the model."
             ) from None
         conds = encoded["model_conds"].items()
         return {name: cond.process_cond(batch_size=empty.shape[0], area=None) for name, cond in conds}
@@ -271,7 +271,8 @@ class TrainableHostModel(TrainableModel):
         found = self._family.to_frames(hidden, self._grid)
         if found is not None and found.shape[1] != frames:
             raise EchoReelError(
-                f"The model is run on {found.shape[1]} frames of the clip's {frames}: train without context windows."
+                f"The model runs on {found.shape[1]} of the clip's {frames} frames at a time: train without context "
+                "windows."
             )
         return found
 
@@ -332,8 +333,8 @@ def own_copy(model: Any) -> Any:
     """
     if getattr(model, "cached_patcher_init", None) is None:
         raise EchoReelError(
-            "Train EchoReel works on a copy of the model, which the node that loaded it does not provide for: load it "
-            "with one of ComfyUI's own loaders."
+            "Train EchoReel works on a copy of the model, but the node that loaded it cannot make one: load it with "
+            "one of ComfyUI's own loaders."
         )
     copied = model.clone(force_deepcopy=True)
     for beside in copied.additional_models.values():  # motion modules and the like
@@ -350,7 +351,7 @@ def _kept(saved: Tensor) -> Tensor:
 
 
 class NodeEncoders:
-    """The VAE, CLIP and CLIP vision model (or None) that are wired in; implements `training.host.Encoders`.
+    """The VAE, CLIP and CLIP vision model (or None) that are wired in; implements `training.trainable.Encoders`.
 
     Args:
         model: the MODEL, which decides what it is given of a clip.

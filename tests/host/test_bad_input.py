@@ -68,6 +68,7 @@ def refused(server, prompt: dict, by: str) -> str:
         assert run.error, f"{by} took it"
         assert run.error["node_type"] == by
         sentence = run.error["exception_message"].strip()
+        assert run.error["exception_type"] == "echoreel.EchoReelError"  # shown too: no path of the server
     assert "\n" not in sentence and 20 < len(sentence) < 400, sentence
     assert "Traceback" not in sentence and "object at 0x" not in sentence, sentence
     assert server.probe()["hooks"] == 0
@@ -131,7 +132,7 @@ def test_files_outside_the_input_folder(server, way):
     if way == "link":
         file = "link.mp4"
         os.symlink(outside, server.base / "input" / file)
-    assert re.search("lies outside|There is no video", refused(server, reference_video(file), LOAD_VIDEO))
+    assert re.search("is outside|There is no video", refused(server, reference_video(file), LOAD_VIDEO))
 
 
 class Malice:

@@ -200,7 +200,7 @@ def test_interrupt_stops_the_prism_and_the_next_run_works(server, prompt_of):
     [
         ("", "No video is chosen: choose or upload one, or connect a video."),
         ("gone.mp4", "There is no video 'gone.mp4' in the input folder: choose another one."),
-        ("../output/clip.mp4", "'../output/clip.mp4' lies outside ComfyUI's input folder: move the video into it."),
+        ("../output/clip.mp4", "'../output/clip.mp4' is outside ComfyUI's input folder: move the video into it."),
     ],
 )
 def test_a_clip_that_can_not_be_used_is_refused_before_anything_runs(server, prompt_of, file, sentence):

@@ -94,7 +94,7 @@ def test_what_comes_from_another_node_is_not_guessed(report):
 
 
 def test_what_cannot_be_taken_is_said_in_the_nodes_own_words(report):
-    assert report["states"]["past the end"][0]["says"].startswith("The start, 99 s, lies past the end of the video")
+    assert report["states"]["past the end"][0]["says"].startswith("The start, 99 s, is past the end of the video")
 
 
 def test_undo_takes_back_a_whole_drag(report):

@@ -1,4 +1,4 @@
-"""A small network that names the action and the subject of a clip. It knows all 24 actions, and is trained apart."""
+"""A small network, trained separately, that names the action and the subject of a clip. It knows all 24 actions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Judge(nn.Module):
         return self.follows(seen), shapes.mean(1)
 
     def frames(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What each frame shows by itself: features `[batch, frames, WIDTH]` and subjects `[batch, frames, 8]`."""
+        """What each frame shows on its own: features `[batch, frames, WIDTH]` and subjects `[batch, frames, 8]`."""
         x = pixels.flatten(0, 1) * 2 - 1
         for halve, look in zip(self.halve, self.look, strict=True):
             x = F.gelu(halve(x))

@@ -1,4 +1,4 @@
-"""The table that shows the claim: what the model does with and without references, on fixed seeds."""
+"""The table of results: what the model does with and without references, on fixed seeds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AT_ONCE = 25
 
 
 def balanced(actions: tuple[str, ...], count: int, seed: int) -> Clips:
-    """At least `count` clips, of every action equally many."""
+    """At least `count` clips, equally many of each action."""
     each = -(-count // len(actions))
     parts = [draw_clips(each, seed + i, (name,)) for i, name in enumerate(actions)]
     return Clips(*(torch.cat([getattr(part, field) for part in parts]) for field in Clips.__dataclass_fields__))
@@ -57,10 +57,10 @@ def measure(
 ) -> dict[str, Tensor]:
     """Each measure per clip, `[batch]`; the correlation is NaN where the motion is of angle or shear alone.
 
-    `truth` is where the subject is at the frames of `pixels`, if they are not those of `Clips.track`.
+    `truth` is the subject's position in the frames of `pixels`, if they are not those of `Clips.track`.
 
-    Faithful is a clip whose subject, colour and background are all the prompt's; it leaks where one of the three is
-    not the prompt's but the reference's.
+    A clip is faithful if its subject, colour and background are all the prompt's; it leaks if one of the three is the
+    reference's instead of the prompt's.
     """
     background = background_of(pixels)
     action, subject = (scores.argmax(1) for scores in judge(pixels))

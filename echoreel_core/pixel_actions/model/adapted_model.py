@@ -15,7 +15,7 @@ from .base_model import LATENT_SIZE, BaseModel, adapter_config, plain_attention
 
 
 def new_adapter(base: BaseModel) -> EchoReelAdapter:
-    """A fresh adapter whose layers look at the same frame of the reference from the first step on."""
+    """A fresh adapter whose layers attend to the same frame of the reference from the first step on."""
     adapter = EchoReelAdapter(adapter_config(base.unet), attention=plain_attention)
     look_at_same_frame(adapter)
     return adapter

@@ -51,7 +51,7 @@ class Pairs:
     def __init__(self, folder: Path) -> None:
         seeds = sorted(int(path.stem.split("-")[1]) for path in folder.glob("pairs-*.safetensors"))
         if not seeds:
-            raise EchoReelError(f"{folder} holds no pairs-*.safetensors: run the `pairs` command first.")
+            raise EchoReelError(f"{folder} has no pairs-*.safetensors in it: run the `pairs` command first.")
         self.chunks = []
         for seed in seeds:
             clips = pair(seed)

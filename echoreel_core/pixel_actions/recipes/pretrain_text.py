@@ -1,8 +1,8 @@
-"""A start for the text encoder: every padding token has to tell the whole caption.
+"""Pretrains the text encoder: every padding token must predict the whole caption.
 
 CLIP text encoders come to a video model already knowing what words mean. Here one is made in a minute: from each token
 after the caption's end, a linear layer that is then thrown away reads action, subject, colour, size and background, or
-that they are not told. 65 of the 77 tokens are such, so the video model finds the caption wherever it looks.
+that they are withheld. 65 of the 77 tokens are padding, so the video model finds the caption wherever it looks.
 """
 
 from __future__ import annotations

@@ -32,19 +32,19 @@ SETTINGS = TrainingSettings(
     compile="default",
     seed=5,
 )
-"""A new run's; prompts are dropped, words and all, by `EmbeddedPairs`."""
+"""Settings of a new run; `EmbeddedPairs` drops prompts and words itself, so `text_dropout` is 0."""
 
 DROP = {"empty": 0.1, "action": 0.4, "words": 0.05}
-"""Shares of the captions that are withheld, in whole or in part, as `words.dropped` has them."""
+"""How often a whole caption, its action or single words are left out: the arguments of `words.dropped`."""
 
 
 class EmbeddedPairs:
-    """The pairs of a folder's chunks; implements `PairSource`. Either half is target and reference in turn.
+    """The pairs of a folder's chunks; implements `PairSource`. Each half of a pair is target and reference in turn.
 
     Args:
         text: captions' ids [B, 77] → tokens [B, 77, 48].
-        turning: how many times as often pairs are drawn in which the figure turns about itself.
-        drop: as `DROP`.
+        turning: how much more often pairs with a rotating figure are drawn.
+        drop: see `DROP`; None leaves nothing out.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EmbeddedPairs:
 
     @torch.no_grad()
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """See `PairSource`; `seeds` decide which words are withheld."""
+        """See `PairSource`; `seeds` decide which words are left out."""
         target, reference, told = [], [], ([], [])
         for index, seed in zip(indices, seeds, strict=True):
             chunk, row = divmod(int(self._rows[index // 2]), CHUNK)
@@ -77,7 +77,7 @@ class EmbeddedPairs:
 
 
 def make_trainer(base: Path, pairs: Path, settings: TrainingSettings = SETTINGS, turning: int = 3) -> Trainer:
-    """The shipped trainer with a fresh adapter on the base model's checkpoint."""
+    """The pack's own trainer with a new adapter on the base model's checkpoint."""
     frozen = load_base(base)
     torch.manual_seed(settings.seed)
     source = EmbeddedPairs(Pairs(pairs), frozen.text, turning, DROP)
@@ -93,8 +93,8 @@ def train(
     until: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Write adapter.safetensors, checkpoints and metrics.jsonl into `folder`; goes on from the last checkpoint, exactly
-    as if it had never stopped. `until` stops it earlier than after all steps.
+    """Write adapter.safetensors, checkpoints and metrics.jsonl into `folder`. A run continues from its last
+    checkpoint exactly as if it had never stopped; `until` stops it after that step.
     """
     trainer = make_trainer(base, pairs, settings, turning)
     output = OutputSettings(folder, name="adapter", stored_as="float32", checkpoint_every=100, held_out_every=0)

@@ -76,7 +76,7 @@ def train(
     """Write `base.pt` and `base.jsonl` into `folder`; goes on from `base.pt` where that exists, exactly as if
     it had never stopped. `until` stops it earlier than after all `steps`, from which the learning rate follows.
 
-    `text` is what `text_start` wrote. Text encoder and UNet are trained together. `turning`: see `Pairs.batch`.
+    `text` is what `pretrain_text` wrote. Text encoder and UNet are trained together. `turning`: see `Pairs.batch`.
     """
     torch.manual_seed(seed)
     model = BaseModel()

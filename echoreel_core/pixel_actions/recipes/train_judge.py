@@ -34,8 +34,8 @@ def corrupt(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def train(folder: Path, autoencoder: Path, steps: int, batch: int = 48, seed: int = 3, rate: float = 3e-3) -> None:
     """Write `judge.safetensors` (half precision) and `judge.jsonl` into `folder`.
 
-    Beside what it is there to tell, every frame's features have to tell the subject's exact pose through a linear layer
-    that is then thrown away: telling rocking from spinning starts with seeing an angle.
+    Every frame's features must also predict the subject's exact pose, through a linear layer that is then thrown away:
+    telling rocking from spinning starts with seeing an angle.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

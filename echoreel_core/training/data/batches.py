@@ -1,4 +1,4 @@
-"""Batches of training pairs, and how they go through the model: latents, and what it is told about each sample."""
+"""Batches of training pairs, and how they go through the model: latents and the conditioning of each sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Batch:
     Attributes:
         target: [B, C, T, H, W] clean latents, scaled as the model takes them.
         reference: [B, C, S, H', W'] likewise.
-        prompt: B conditionings, or text tokens [B, L, W] where that is all the model is told.
+        prompt: B conditionings, or text tokens [B, L, W] if the model takes nothing else.
         caption: B times text tokens [L, W]; of one length, a tensor will do.
         image_conditioning: B conditionings with what the model is given of the target itself, as image-to-video
             models are; it goes over the prompt's. Empty for none.
@@ -34,14 +34,14 @@ class Batch:
     image_conditioning: Sequence[Conditioning] = ()
 
     def conditioning_of(self, row: int, prompt: Tensor | Conditioning | None = None) -> Conditioning:
-        """All that the model is told of one sample; of another prompt for it, where that is given."""
+        """The whole conditioning of one sample, or of another prompt for it if one is given."""
         text = as_conditioning(self.prompt[row] if prompt is None else prompt)
         return {**text, **(self.image_conditioning[row] if self.image_conditioning else {})}
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples that go through the model together: what they are told is alike in all its shapes.
+    """Samples that go through the model together: their conditionings have the same shapes.
 
     Attributes:
         target, reference: as in `Batch`.
@@ -71,7 +71,7 @@ class PairSource(Protocol):
         """Pairs in an epoch."""
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
-        """Pairs by number; `seeds` (32 bits each) decide where there is a choice. Equal arguments, equal batch."""
+        """Pairs by number; `seeds` (32 bits each) decide random choices. Equal arguments give equal batches."""
 
 
 def micro_batches(

@@ -1,4 +1,4 @@
-"""Latents, and what the model is told beside them, made once and kept as files: training reads nothing else."""
+"""Latents and conditionings, made once and kept as files: training reads nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a cache: what its files are called, how they are written, and what is whole in it.
+"""The folder of a cache: the names of its files, how they are written, and which are complete.
 
 `latents/<key>.safetensors`, `text/<key>.safetensors`, and `manifest.json`, which says what belongs together. Keys are
 hashes of the content and of every setting that decides the result, so files never go stale.
@@ -29,7 +29,7 @@ FOLDERS = {CLIP_KIND: "latents", TEXT_KIND: "text"}
 
 
 def key_of(*parts: object) -> str:
-    """A name for what these parts decide."""
+    """A name for the file that these parts determine."""
     return hashlib.blake2b(json.dumps([VERSION, *parts], sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
@@ -51,32 +51,32 @@ class CacheFolder:
         self.digests_file = self.path / "files.json"
 
     def file(self, kind: str, key: str) -> Path:
-        """Where a clip or a text is kept."""
+        """The file of a clip or a text."""
         return self.path / FOLDERS[kind] / f"{key}.safetensors"
 
     def write(
         self, kind: str, key: str, tensors: dict[str, Tensor], conditioning: Conditioning, facts: dict[str, Any]
     ) -> None:
-        """Keeps tensors and a conditioning. Raises: EchoReelError where they cannot be kept or written."""
+        """Saves tensors and a conditioning. Raises: EchoReelError if they cannot be saved."""
         named: dict[str, Tensor] = {}
         layout = pack(conditioning, named, "told")
         description = {"format": kind, "version": VERSION, **facts, "conditioning": layout}
         write_safetensors(self.file(kind, key), {**tensors, **named}, description)
 
     def read(self, kind: str, key: str) -> tuple[dict[str, Tensor], Conditioning]:
-        """What `write` kept. Raises: EchoReelError where the file is missing or damaged."""
+        """What `write` saved. Raises: EchoReelError if the file is missing or damaged."""
         file = self.file(kind, key)
         try:
             tensors = read_tensors(file)
             return tensors, unpack(read_description(file, kind, VERSION)["conditioning"], tensors)
         except (EchoReelError, KeyError, ValueError, TypeError, AttributeError):
             raise EchoReelError(
-                f"{file.name} in the cache {self.path} is damaged or missing: run `cache` (or Run in the node) again, "
-                "which makes it anew."
+                f"{file.name} in the cache {self.path.name} is damaged or missing: run `cache` (or the node) again to "
+                "restore it."
             ) from None
 
     def facts(self, kind: str, key: str) -> dict[str, Any] | None:
-        """A file's description; None where the file is missing, cut off, or not what `write` makes."""
+        """A file's description; None if the file is missing, cut off, or not made by `write`."""
         file = self.file(kind, key)
         try:
             found = read_description(file, kind, VERSION)
@@ -90,12 +90,12 @@ class CacheFolder:
         return found
 
     def write_manifest(self, **content: Any) -> None:
-        """Finishes the cache."""
+        """Writes the manifest, which completes the cache."""
         with whole_file(self.manifest_file) as temporary:
             temporary.write_text(json.dumps({"version": VERSION, **content}), encoding="utf-8")
 
     def manifest(self) -> dict[str, Any] | None:
-        """What belongs together; None where there is no finished cache, or one that has to be made anew."""
+        """What belongs together; None if there is no finished cache, or if it must be made again."""
         try:
             manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
             if manifest["version"] != VERSION or not isinstance(manifest["request"], str):

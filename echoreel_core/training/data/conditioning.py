@@ -1,4 +1,4 @@
-"""What a model is told about one sample: its text tokens, and whatever else its host's conditioning carries."""
+"""The conditioning of one sample: its text tokens, and everything else that ComfyUI's conditioning contains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Conditioning = Mapping[str, Any]
 
 
 def as_conditioning(text: Tensor | Conditioning) -> Conditioning:
-    """Text tokens alone as a conditioning; one that is one already, as it is."""
+    """Text tokens alone as a conditioning; a conditioning is returned unchanged."""
     return {TOKENS: text} if isinstance(text, Tensor) else text
 
 
@@ -56,11 +56,11 @@ def pack(value: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
         return {"list": [pack(item, tensors, f"{inner}{place}") for place, item in enumerate(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
-    raise EchoReelError(f"The conditioning holds {name}, a {type(value).__name__}, which the cache cannot keep.")
+    raise EchoReelError(f"The conditioning holds {name}, a {type(value).__name__}, which the cache cannot store.")
 
 
 def unpack(layout: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The way back. Raises: KeyError where a tensor is missing."""
+    """The way back. Raises: KeyError if a tensor is missing."""
     ((kind, value),) = layout.items()
     if kind == "tensor":
         return tensors[value]

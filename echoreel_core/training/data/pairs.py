@@ -1,4 +1,4 @@
-"""Which clip is to be made from which reference: the authors' JSON, JSONL, or a folder with a sub-folder per action."""
+"""Which target clip has which references: the authors' JSON, JSONL, or a folder with one sub-folder per action."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pair:
     """A clip to be made, and the references it may be made from; one is drawn each time.
 
     Attributes:
-        held_out: it only measures, nothing is trained on it.
+        held_out: used for measuring only, never trained on.
     """
 
     target: Clip
@@ -61,17 +61,17 @@ def read_pairs(settings: DataSettings, within: Path | None = None) -> list[Pair]
         pairs = _from_folder(source, settings)
     elif source.is_file():
         if settings.held_out_actions:
-            raise EchoReelError("held_out_actions is for a folder of actions; for a list of pairs use held_out.")
+            raise EchoReelError("held_out_actions works with a folder of actions: use held_out for a list of pairs.")
         pairs = _from_list(source, settings)
         if within is not None:
             _check_places(pairs, source, within)
     else:
-        raise EchoReelError(f"There are no pairs at {source}: name a folder, a .json or a .jsonl file.")
+        raise EchoReelError(f"There is no {source.name} to read pairs from: choose a folder, a .json or a .jsonl file.")
     if not pairs:
-        raise EchoReelError(f"{source} holds no pairs: it takes two clips of an action to make one.")
+        raise EchoReelError(f"{source.name} has no pairs in it: a pair needs two clips of the same action.")
     pairs = _without_leaks(pairs)
     if not any(not pair.held_out for pair in pairs):
-        raise EchoReelError(f"{source} holds no pair to train on beside those held out: hold fewer out, or add clips.")
+        raise EchoReelError(f"{source.name} has no pair left to train on: hold fewer out, or add clips.")
     return pairs
 
 
@@ -114,7 +114,7 @@ def _from_list(path: Path, settings: DataSettings) -> list[Pair]:
         values = [entry[key] for key in keys]
         for key, value in zip(keys, values, strict=True):
             if not isinstance(value, str):
-                raise EchoReelError(f"{where}: {key} is {value!r}, it has to be text.")
+                raise EchoReelError(f"{where}: {key} is {value!r}: use text.")
         prompt, target, caption, reference = values
         pairs.append(
             Pair(
@@ -132,7 +132,7 @@ def _entries(path: Path) -> Iterable[object]:
         if path.suffix != ".jsonl":
             entries = json.loads(text)
             if not isinstance(entries, list):
-                raise EchoReelError(f"{path.name} holds no list of pairs: it has to begin with [.")
+                raise EchoReelError(f"{path.name} has no list of pairs in it: it must begin with [.")
             return entries
         return [
             json.loads(line) for line in text.split("\n") if line.strip()
@@ -147,18 +147,18 @@ def _is_left_over(name: str) -> bool:
 
 
 def _from_folder(folder: Path, settings: DataSettings) -> list[Pair]:
-    """A clip's references are the others of its action; those of another take, where names tell.
+    """A clip's references are the other clips of its action, from other recordings if the names show which.
 
     UCF-101 cuts several clips (_c01, _c02 …) from one recording (_g01): the same person in the same place. With such a
-    reference, copying looks would pay, and that is what must not be learned.
+    reference, the model would learn to copy looks, which it must not.
     """
     actions = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_left_over(path.name))
     names = [path.name for path in actions]
     for name in settings.held_out_actions:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0)
-            hint = f"; the nearest there is, is {near[0]}" if near else ""
-            raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}.")
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise EchoReelError(f"held_out_actions names {name}, but {folder.name} has no such sub-folder{hint}")
     pairs = []
     for action in actions:
         paths = sorted(

@@ -36,10 +36,10 @@ class ReleasedModel:
 
     @cached_property
     def parts(self) -> ReleasedCheckpoint:
-        """The checkpoint, memory-mapped. Raises: EchoReelError where it is missing or another model's."""
+        """The checkpoint, memory-mapped. Raises: EchoReelError if it is missing or another model's."""
         path = self.config.model.checkpoint
         if not path.is_file():
-            raise EchoReelError(f"There is no checkpoint {path}.")
+            raise EchoReelError(f"There is no checkpoint {path}: check the path.")
         return load_released(path)
 
     @cached_property
@@ -52,11 +52,11 @@ class ReleasedModel:
 
     @cached_property
     def encoders(self) -> Encoders:
-        """VAE and text encoder, float32. Raises: EchoReelError where the checkpoint or the tokenizer lacks one."""
+        """VAE and text encoder, float32. Raises: EchoReelError if the checkpoint or the tokenizer lacks one."""
         name, parts = self.config.model.checkpoint.name, self.parts
         if not parts.vae or not parts.text:
             raise EchoReelError(
-                f"{name} holds no {'text encoder' if parts.vae else 'VAE'}: use an all-in-one checkpoint."
+                f"{name} has no {'text encoder' if parts.vae else 'VAE'} in it: use an all-in-one checkpoint."
             )
         weights = {key.removeprefix(TEXT_WRAPPER): weight for key, weight in parts.text.items()}
         with torch.device("meta"):
@@ -77,7 +77,7 @@ class ReleasedModel:
     def adapter(self) -> EchoReelAdapter:
         """What is trained: fresh, or as [adapter] start says.
 
-        Raises: EchoReelError where what to start from, or the size of the reference, does not fit.
+        Raises: EchoReelError if what to start from, or the size of the reference, does not fit.
         """
         settings = self.config.adapter
         wanted = self._adapter_config()
@@ -88,12 +88,15 @@ class ReleasedModel:
         config, weights = read_start(settings.start)
         sizes = [(site.name, site.dim) for site in config.sites]
         if sizes != [(site.name, site.dim) for site in wanted.sites]:
-            raise EchoReelError(f"{settings.start.name} is an adapter for another model than this checkpoint's.")
+            raise EchoReelError(
+                f"{settings.start.name} is an adapter for a different model from this checkpoint: use one that was "
+                "trained for it."
+            )
         if config.prism.latent_size != wanted.prism.latent_size:
             height, width = (side * self._factor for side in config.prism.latent_size)
             raise EchoReelError(
-                f"{settings.start.name} takes references of {width} x {height} pixels: set this as width and height "
-                "in [reference] (or [video])."
+                f"{settings.start.name} takes references of {width} x {height} pixels: set this size as width and "
+                "height in [reference] (or [video])."
             )
         adapter = EchoReelAdapter(config)
         adapter.load_state_dict(weights)
@@ -123,10 +126,10 @@ class ReleasedModel:
 def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """Config and weights of an adapter file, or of the EchoReel parts of an all-in-one checkpoint.
 
-    Raises: EchoReelError where the file is missing or holds neither.
+    Raises: EchoReelError if the file is missing or holds neither.
     """
     if not path.is_file():
-        raise EchoReelError(f"There is no adapter {path} to start from.")
+        raise EchoReelError(f"There is no adapter {path} to start from: check the path.")
     try:
         return read_adapter(path)
     except ValueError as not_an_adapter:
@@ -135,5 +138,5 @@ def read_start(path: Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
         except ValueError:
             raise not_an_adapter from None
     if parts.adapter_config is None:
-        raise EchoReelError(f"{path.name} holds no EchoReel layers to start from.")
+        raise EchoReelError(f"{path.name} has no EchoReel layers to start from: choose another file.")
     return parts.adapter_config, parts.adapter

@@ -1,4 +1,4 @@
-"""The released base model (LVDM UNet) as a host for training, and its VAE and text encoder."""
+"""The released base model (LVDM UNet) as a trainable model, with its VAE and text encoder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TrainableLVDM(TrainableModel):
 
 
 class LVDMEncoders:
-    """The checkpoint's VAE and CLIP text encoder; implements `host.Encoders`.
+    """The checkpoint's VAE and CLIP text encoder; implements `training.trainable.Encoders`.
 
     Args:
         tokenize: texts → ids [N, L].
@@ -114,5 +114,5 @@ class LVDMEncoders:
         return self.text(self.tokenize(texts).to(weight.device)).float().cpu()
 
     def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
-        """See `Encoders`: nothing, the model is told its prompt only."""
+        """See `Encoders`: nothing, because the model's only conditioning is the prompt."""
         return {}

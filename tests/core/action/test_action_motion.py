@@ -78,7 +78,7 @@ def test_what_all_cells_have_in_common_is_no_motion():
 def test_tokens_that_say_nothing_and_those_of_another_grid():
     assert not action_motion(torch.zeros(2, 24), (2, 3)).frames.any()
     assert action_motion(torch.ones(1, 24), (2, 3)).frames.tolist() == [0]
-    with pytest.raises(ValueError, match="24 numbers does not divide into 5 x 5"):
+    with pytest.raises(ValueError, match="24 numbers cannot be divided into 5 x 5"):
         action_motion(torch.zeros(2, 24), (5, 5))
 
 

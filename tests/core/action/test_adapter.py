@@ -64,7 +64,7 @@ def rewrite(path, change):
 
 
 DAMAGE = {
-    "newer version": (lambda d, t: d.update(version=2), "format version 2, this pack reads up to 1"),
+    "newer version": (lambda d, t: d.update(version=2), "format version 2, but this pack reads up to version 1"),
     "version text": (lambda d, t: d.update(version="x"), "damaged"),
     "no host": (lambda d, t: d.pop("host"), "'host'"),
     "prism a number": (lambda d, t: d.update(prism=3), "damaged"),
@@ -79,7 +79,7 @@ DAMAGE = {
     "a site too few": (lambda d, t: d["sites"].pop(), "does not belong to it: attentions.1"),
     "wrong shape": (
         lambda d, t: t.update({"prism.latent_in.weight": torch.zeros(24, 13)}),
-        r"prism.latent_in.weight is \[24, 13\], but by its description it is \[24, 12\]",
+        r"prism.latent_in.weight has the shape \[24, 13\], but its description says \[24, 12\]",
     ),
 }
 

@@ -83,8 +83,8 @@ def test_what_is_refused(source, tmp_path, capsys):
     assert main(["convert", str(source), str(base), "--adapter", str(adapter)]) == 0
     before = base.read_bytes()
     capsys.readouterr()
-    fails(capsys, source, base, message="exists already")
-    fails(capsys, source, target, "--adapter", adapter, message="exists already")
+    fails(capsys, source, base, message="already exists")
+    fails(capsys, source, target, "--adapter", adapter, message="already exists")
     fails(capsys, base, target, "--adapter", tmp_path / "again.safetensors", message="no EchoReel parts")
     assert base.read_bytes() == before and not target.exists()
 

@@ -52,7 +52,7 @@ def test_strength_0_changes_nothing(tmp_path):
     [
         (["--strength", "-1"], "The strength is -1.0: use 0"),
         (["--reference", "nowhere.mp4"], "nowhere.mp4"),
-        (["--steps", "0"], "0 sampling steps: choose between 1 and 1000."),
+        (["--steps", "0"], "The number of sampling steps is 0: choose 1 to 1000."),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(words, said, tmp_path, monkeypatch, capsys):

@@ -135,7 +135,7 @@ def test_other_forms_whatever_the_files_name_says(tmp_path, weights, form, suffi
     else:
         save_file({f"module.{key}": value for key, value in weights.items()}, path)
     if suffix == ".safetensors" and "safetensors" not in form:  # torch itself goes by this suffix
-        refuse(path, "rename it to end with .pt")
+        refuse(path, "rename it so that it ends with .pt")
     else:
         check_whole(load_released(path), weights)
 
@@ -218,7 +218,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         refuse(path, "no dictionary of tensors")
     for content in ({}, {"module": {}}, {"module": {"a": 1}}, {"state_dict": None}, {"module": [1]}):
         torch.save(content, path)
-        refuse(path, "another architecture")
+        refuse(path, "a different architecture")
     refuse(tmp_path / "missing.pt", "No such file")
     refuse(tmp_path, "cannot be opened")
 
@@ -235,7 +235,7 @@ def test_other_architectures(tmp_path, weights):
         }.items()
     }
     save_file(image_unet, path)
-    refuse(path, "another architecture (This is not an LVDM video UNet")
+    refuse(path, "a different architecture (This is not an LVDM video UNet")
     save_file({"blocks.0.self_attn.q.weight": torch.zeros(2, 2)}, path)
     refuse(path, "begins with 'model.diffusion_model.'")
 
@@ -329,7 +329,7 @@ def test_malicious_pickles_are_refused_and_do_not_run(tmp_path, weights, name, z
     mark = tmp_path / "executed"
     path = tmp_path / "checkpoint.pt"
     torch.save(malicious_files(few, mark)[name], path, _use_new_zipfile_serialization=zipped)
-    refuse(path, "wants to run code")
+    refuse(path, "tries to run code")
     assert not mark.exists()
 
 
@@ -382,4 +382,4 @@ def test_names_of_the_stand_in_packages_do_nothing(tmp_path, monkeypatch, name):
 def test_hand_written_pickles_are_refused(tmp_path, opcodes):
     path = tmp_path / "checkpoint.pt"
     write_with_globals(path, opcodes)
-    refuse(path, "wants to run code", "damaged")
+    refuse(path, "tries to run code", "damaged")

@@ -144,7 +144,7 @@ def test_the_prism_refuses_other_latents_and_text(small):
         small.adapter.prism(latents[..., :6], text)
     with pytest.raises(ValueError, match=r"16 x 8 x 8.*takes 4 x 8 x 8"):
         small.adapter.prism(latents.repeat(1, 4, 1, 1, 1), text)
-    with pytest.raises(ValueError, match=r"text is 32 wide.*takes 64"):
+    with pytest.raises(ValueError, match=r"text tokens are 32 wide.*takes 64"):
         small.adapter.prism(latents, text[..., :32])
 
 

@@ -171,7 +171,7 @@ def test_learning_rates():
 
 def test_refuses_an_adapter_of_another_model():
     host = toy_model()
-    with pytest.raises(ValueError, match="has a layer for blocks.0, where the model has input_blocks"):
+    with pytest.raises(ValueError, match="has a layer for blocks.0, but the model has input_blocks"):
         Trainer(host, toy_adapter(TrainableFlow()), ToyPairs(), FAST)
 
 
@@ -198,7 +198,7 @@ def test_refuses_the_state_of_another_adapter(tmp_path):
     checkpoints.save_checkpoint(trainer, tmp_path, {})
     flow = TrainableFlow()
     other = Trainer(flow, toy_adapter(flow), ToyPairs(), FAST)
-    with pytest.raises(ValueError, match="trains an adapter of other sizes"):
+    with pytest.raises(ValueError, match="trains an adapter of different sizes"):
         checkpoints.resume(other, tmp_path / "step-0000001")
     file = tmp_path / "step-0000001" / checkpoints.STATE_FILE
     file.write_bytes(file.read_bytes()[:100])

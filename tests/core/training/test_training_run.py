@@ -270,11 +270,11 @@ def test_training_fills_the_cache_and_carries_on_with_more_steps(folder, capsys)
     write_config(folder, training={"steps": 6})
     assert main(["train", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "Carrying on after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
+    assert "Continuing after step 4." in out and "steps was 4 so far, and is 6 from now on." in out
     assert "filling it" not in out and "step 5 of 6" in out
     write_config(folder, adapter={"depth": 2})
     assert main(["train", str(config)]) == 1
-    assert "trains an adapter of other sizes" in capsys.readouterr().err
+    assert "trains an adapter of different sizes" in capsys.readouterr().err
 
 
 def test_training_needs_no_text_encoder_once_cached(folder, capsys):
@@ -284,7 +284,7 @@ def test_training_needs_no_text_encoder_once_cached(folder, capsys):
     assert main(["train", str(config)]) == 0
     (folder / "cache" / "manifest.json").unlink()
     assert main(["train", str(config)]) == 1
-    assert "vocab.json and merges.txt are needed" in capsys.readouterr().err
+    assert "vocab.json and merges.txt are not in" in capsys.readouterr().err
 
 
 def test_starts_from_an_adapter(folder, capsys):
@@ -304,12 +304,12 @@ def test_errors_are_one_sentence(folder, capsys):
     config = write_config(folder, training={"stepz": 1})
     assert main(["train", str(config)]) == 1
     assert capsys.readouterr().err == (
-        "Error: config.toml, [training]: there is no setting stepz; the nearest there is, is steps.\n"
+        "Error: config.toml, [training]: there is no setting stepz; did you mean steps?\n"
     )
     config = write_config(folder)
     (folder / "toy.safetensors").unlink()
     assert main(["train", str(config)]) == 1
-    assert capsys.readouterr().err == f"Error: There is no checkpoint {folder / 'toy.safetensors'}.\n"
+    assert capsys.readouterr().err == f"Error: There is no checkpoint {folder / 'toy.safetensors'}: check the path.\n"
 
 
 def start(arguments: list[str], **options) -> subprocess.Popen:
@@ -329,7 +329,10 @@ def test_ctrl_c_saves(folder):
     rest = process.stdout.read()
     assert process.wait(60) == INTERRUPTED
     stopped = int(rest.partition("Stopped after step ")[2].split(",")[0])
-    assert f"Stopped after step {stopped}, saved. The same command carries on." in rest and "Traceback" not in rest
+    assert (
+        f"Stopped after step {stopped}, saved. Run the same command again to continue." in rest
+        and "Traceback" not in rest
+    )
     assert (folder / "run" / "checkpoints" / f"step-{stopped:07d}" / "state.safetensors").exists()
     assert json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == stopped
 

@@ -330,7 +330,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(damage):
     tensors, values = state(first)
     weights = first.average.weights()
     damage(weights, tensors, values)
-    with pytest.raises(ValueError, match="of another adapter or damaged: "):
+    with pytest.raises(ValueError, match="another adapter, or it is damaged: "):
         load_state(second, weights, tensors, values)
     assert equal(copied(second), before) and equal(state(second)[0], kept) and second.step == 1
 

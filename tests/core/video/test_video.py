@@ -420,7 +420,7 @@ def test_damage_matters_only_where_a_frame_is_taken(tmp_path):
 def test_questions_without_an_answer(clip):
     assert "4.000 s" in refused(clip, start=4)
     assert "lasts 1.000 s" in refused(clip, start=2, trim=(1, 1))
-    assert "trimmed to begin at 9.000 s" in refused(clip, trim=(9, 0))
+    assert "trimmed video starts at 9.000 s" in refused(clip, trim=(9, 0))
     for wrong in (
         {"frames": 0},
         {"every_nth": 0},

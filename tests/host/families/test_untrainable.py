@@ -9,16 +9,16 @@ import pytest
 @pytest.mark.parametrize(
     ("family", "name", "reason"),
     [
-        ("svd", "SV3D_u", "turns around a thing"),
-        ("svd", "SV3D_p", "turns around a thing"),
-        ("hunyuan_video", "HunyuanVideo15_SR_Distilled", "makes a video larger"),
+        ("svd", "SV3D_u", "circles around an object"),
+        ("svd", "SV3D_p", "circles around an object"),
+        ("hunyuan_video", "HunyuanVideo15_SR_Distilled", "upscales a video"),
     ],
 )
 def test_what_makes_no_video(pack, family, name, reason):
     from echoreel_pack.nodes.families import family_named
 
     cls = getattr(comfy.model_base, name)
-    with pytest.raises(ValueError, match=f"The model {name} {reason} and moves nothing: train on"):
+    with pytest.raises(ValueError, match=f"The model {name} {reason} and adds no motion: train on"):
         family_named(family).check_trainable(cls.__new__(cls))
     parent = cls.__mro__[1]
     family_named(family).check_trainable(parent.__new__(parent))

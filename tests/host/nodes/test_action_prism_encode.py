@@ -107,7 +107,7 @@ def test_frames_that_are_not_numbers_are_refused(encode, bad):
 def test_another_models_vae_or_text_is_refused(encode, fixture):
     with pytest.raises(ValueError, match="16 x 8 x 8 .* takes 4 x 8 x 8"):
         encode(vae=Images(torch.zeros(8, 16, 8, 8)))
-    with pytest.raises(ValueError, match="prompt's text is 96 wide, the caption's 64"):
+    with pytest.raises(ValueError, match="prompt's text tokens are 96 wide, but the caption's are 64"):
         encode(positive=torch.zeros(1, 77, 96))
 
 
@@ -115,5 +115,5 @@ def test_a_base_checkpoint_says_what_is_missing(encode):
 
     from echoreel_pack.nodes.action_prism_encode import ActionPrismEncode
 
-    with pytest.raises(ValueError, match="no EchoReel in the checkpoint"):
+    with pytest.raises(ValueError, match="has no EchoReel in it"):
         ActionPrismEncode.execute(None, None, None, torch.rand(1, 8, 8, 3), "", [], [])

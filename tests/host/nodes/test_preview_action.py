@@ -103,16 +103,16 @@ def test_one_of_several_references(action, echoreel):
     both = combine([still, action], "one after another", [1, 1])
     assert torch.equal(preview(both, echoreel, reference=2).result[0], preview(action, echoreel).result[0])
     assert torch.equal(preview(both, echoreel).result[0], preview(still, echoreel).result[0])
-    with pytest.raises(ValueError, match="holds 2 references, there is no number 3"):
+    with pytest.raises(ValueError, match="no reference 3: the action has 2 references"):
         preview(both, echoreel, reference=3)
 
 
 def test_refusals(action, echoreel, tmp_path):
     import adapters
 
-    with pytest.raises(ValueError, match="taken from 6 frames, 5 are connected"):
+    with pytest.raises(ValueError, match="made from 6 frames, but the connected clip has 5"):
         preview(action, echoreel, torch.rand(5, 8, 8, 3))
-    with pytest.raises(ValueError, match="no EchoReel in the checkpoint"):
+    with pytest.raises(ValueError, match="has no EchoReel in it"):
         preview(action, None)
     other = adapters.wan_adapter(tmp_path / "other.safetensors", sites=1)
     with pytest.raises(ValueError, match=f"{action.adapter_id}.*{other.id}"):

@@ -96,7 +96,7 @@ def test_the_packs_own_clips_are_a_source(build, find, folder):
 
 def test_what_is_found_is_handed_on(build, find, folder, pack):
     library, info = run_build(build)
-    assert "3 captions, 3 of them with the clip on this disk" in info
+    assert "3 captions, 3 with a clip on this disk" in info
     output = run_find(find, built=library, library="")
     video, caption, hits, strip = output.args
     assert caption == "jump rope"
@@ -151,10 +151,10 @@ def test_clips_that_are_not_here_are_shown_with_their_link(build, find, folder):
         "7,https://example.org/7.mp4,PT1S,1_2,A cat swims\n8,https://example.org/8.mp4,PT1S,1_2,A man swims\n"
     )
     _, info = run_build(build, "input/web.csv", "input/clips")
-    assert "2 captions, 0 of them" in info
+    assert "2 captions, 0 with a clip" in info
     video, caption, hits, strip = run_find(find, "swimming", "web.sqlite").args
     assert isinstance(video, ExecutionBlocker) and isinstance(caption, ExecutionBlocker)
-    assert "not on this disk" in video.message and "\n" not in video.message
+    assert "is on this disk: download one" in video.message and "\n" not in video.message
     assert "1. A cat swims (not on this disk: https://example.org/7.mp4)" in hits
     assert "in use" not in hits
 
@@ -200,8 +200,8 @@ def test_refusals_are_one_sentence(build, find, folder, monkeypatch):
         ({"library": ""}, "No library is chosen"),
         ({"library": "none.sqlite"}, "no library 'none.sqlite'"),
         ({"library": "../../input/clips"}, "no library"),
-        ({"query": "zebra"}, "No caption in clips.sqlite speaks of 'zebra'"),
-        ({"query": " * "}, "no word to search for"),
+        ({"query": "zebra"}, "No caption in clips.sqlite matches 'zebra'"),
+        ({"query": " * "}, "query has no words"),
     ]:
         with pytest.raises(ValueError, match=words) as error:
             run_find(find, **inputs)
@@ -227,7 +227,7 @@ def test_interrupting_a_build_loses_nothing(build, find, folder, monkeypatch):
     monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda self, *step: shown.append(step))
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         run_build(build)
-    with pytest.raises(ValueError, match="half built"):
+    with pytest.raises(ValueError, match="is incomplete"):
         run_find(find)
     monkeypatch.undo()
 

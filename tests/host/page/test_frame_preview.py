@@ -109,7 +109,7 @@ def test_many_large_frames_make_a_picture_of_bounded_size(pack, folder):
         ({"file": "../clip.mp4"}, "outside"),
         ({"file": "/etc/passwd"}, "outside"),
         ({"file": "none.mp4"}, "no video 'none.mp4'"),
-        ({"file": "clip.mp4\0"}, "is no file name"),
+        ({"file": "clip.mp4\0"}, "is not a file name"),
         ({"start": 9}, "past the end"),
         ({"start": "soon"}, "'start' is 'soon': use a number from"),
         ({"start": "nan"}, "'start' is 'nan'"),

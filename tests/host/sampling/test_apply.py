@@ -235,12 +235,12 @@ class TestRefusals:
 
     def test_another_width(self, model, adapters, apply_action, tmp_path):
         echoreel = adapters.wan_adapter(tmp_path / "wide.safetensors", dim=256)
-        with pytest.raises(ValueError, match="256 wide at blocks.0, this one is 128"):
+        with pytest.raises(ValueError, match="256 wide at blocks.0, but this one is 128"):
             apply_action(model, echoreel, adapters.random_action(echoreel), 1.0)
 
     def test_more_blocks(self, model, adapters, apply_action, tmp_path):
         echoreel = adapters.wan_adapter(tmp_path / "deep.safetensors", sites=5)
-        with pytest.raises(ValueError, match="5 blocks, this model has 2"):
+        with pytest.raises(ValueError, match="5 blocks, but this model has 2"):
             apply_action(model, echoreel, adapters.random_action(echoreel), 1.0)
 
     def test_another_host(self, model, adapters, apply_action, tmp_path):

@@ -588,7 +588,7 @@ class TestNode:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"start_second": 2.0, "end_second": 1.5}, "end at 1.5 seconds but begins at 2"),
+            ({"start_second": 2.0, "end_second": 1.5}, "ends at 1.5 s but begins at 2 s"),
             ({"steps": "custom", "step_strengths": "1; 2"}, "step_strengths are '1; 2'"),
             ({"blocks": "custom", "block_strengths": ""}, "block_strengths are ''"),
             ({"blocks": "custom", "block_strengths": "1, nan"}, "block_strengths are '1, nan'"),

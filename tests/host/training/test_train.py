@@ -139,7 +139,7 @@ def test_an_interrupt_saves_and_the_next_run_goes_on(nodes, lvdm, folders, monke
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", "a/b", ".hidden"])
 def test_a_name_that_is_no_folder_is_refused(nodes, name):
-    with pytest.raises(ValueError, match="cannot be a folder's name"):
+    with pytest.raises(ValueError, match="cannot be used for a folder"):
         nodes.TrainEchoReel.execute(None, None, None, **settings(name=name))
 
 
@@ -165,7 +165,7 @@ def test_holding_all_pairs_out_is_refused(nodes, lvdm, monkeypatch):
     model, clip, vae, start = lvdm
     monkeypatch.setattr(pairs, "_is_held_out", lambda name, share: True)
     few = settings(name="held out", steps=1)
-    with torch.inference_mode(), pytest.raises(ValueError, match="no pair to train on beside those held out"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="no pair left to train on"):
         nodes.TrainEchoReel.execute(model, vae, clip, **few, echoreel=start, held_out=0.9)
 
 
@@ -194,7 +194,7 @@ def test_what_a_model_has_to_be_told_and_is_not_is_named(nodes, name):
     vae, clip, _ = encoders_for(tiny)
     if name == "hunyuan":
         clip = Without(clip.width)
-    message = {"svd": "connect the one of its checkpoint to clip_vision", "hunyuan": "has to be told 'pooled_output'"}
+    message = {"svd": "connect the one from its checkpoint to clip_vision", "hunyuan": "needs 'pooled_output'"}
     with torch.inference_mode(), pytest.raises(ValueError, match=message[name]):
         nodes.TrainEchoReel.execute(tiny.model, vae, clip, **settings(name=f"no {name}", frame_count=9, every_nth=2))
 
@@ -204,12 +204,12 @@ def test_text_of_another_width_is_refused(nodes, lvdm):
     svd.model.cached_patcher_init = (lambda disable_dynamic=False: build("svd").model, ())
     vae, _, sight = encoders_for(svd)
     small = settings(name="narrow", frame_count=4, every_nth=2)
-    with torch.inference_mode(), pytest.raises(ValueError, match="images in tokens that are 64 wide, .* are 16"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="images as tokens that are 64 wide, .* are 16"):
         nodes.TrainEchoReel.execute(svd.model, vae, Words(16), **small, clip_vision=sight)
     model, _, vae, start = lvdm
     with (
         torch.inference_mode(),
-        pytest.raises(ValueError, match="reads text that is 64 wide, the text encoder's is 16"),
+        pytest.raises(ValueError, match="reads text tokens that are 64 wide, but the text encoder's are 16"),
     ):
         nodes.TrainEchoReel.execute(model, vae, Words(16), **small, echoreel=start)
 
@@ -228,7 +228,7 @@ def test_a_model_that_predicts_otherwise_is_refused(nodes):
         pass
 
     model.add_object_patch("model_sampling", Other())
-    with torch.inference_mode(), pytest.raises(ValueError, match="predicts as IMG_TO_IMG_FLOW"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="with IMG_TO_IMG_FLOW prediction"):
         nodes.TrainEchoReel.execute(model, Pixels(), Words(4096), **settings(name="other"))
 
 

@@ -59,7 +59,7 @@ def test_it_says_how_far_it_is_and_cancel_saves_what_was_learned(server, moves):
     prompt = training(name="cancelled", steps=10_000)
     with server.progress_texts() as next_line:
         id_ = server.submit(prompt)
-        assert next_line("") == "Looking at the clips"
+        assert next_line("") == "Checking the clips"
         assert re.fullmatch(r"\d of 7: encoded v_\w+\.mp4, [\d.]+ s a clip, \d+ seconds? left", next_line("encoded"))
         line = next_line("step 3 of")
         assert re.fullmatch(r"step 3 of 10000, loss [\d.]+, [\d.]+ s a step, \d+ (minute|hour)s? left", line)
