@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -35,9 +36,10 @@ def _run(x: Tensor, key: Tensor) -> Tensor:
     return torch.zeros_like(x, memory_format=torch.contiguous_format) if delta is None else delta.contiguous()
 
 
-# a name of its own for every copy of this module that is imported
+# a name of its own for every copy of this module; the host's name for it is a path, with characters no operator may have
+_COPY = f"echoreel_{zlib.crc32(__name__.encode()):08x}"
 _operator = torch.library.custom_op(
-    f"{__name__.replace('.', '_')}::added_layer", _run, mutates_args=(), schema="(Tensor x, Tensor key) -> Tensor"
+    f"{_COPY}::added_layer", _run, mutates_args=(), schema="(Tensor x, Tensor key) -> Tensor"
 )
 _operator.register_fake(lambda x, key: x.new_empty(x.shape))
 

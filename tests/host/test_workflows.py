@@ -30,7 +30,7 @@ def test_there_are_shipped_workflows():
         "EchoReel save and load an action",
         *(path.stem for path in EMBEDDED),
     }
-    assert len(EMBEDDED) == 5
+    assert len(EMBEDDED) == 6
 
 
 @shipped

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from echoreel_core.action.injection import Site, added_layers
-from echoreel_core.training.trainer import gradient_checkpointed
+from echoreel_core.training.gradient_checkpointing import gradient_checkpointed
 
 
 class Block(nn.Module):
