@@ -36,7 +36,7 @@ def _run(x: Tensor, key: Tensor) -> Tensor:
     return torch.zeros_like(x, memory_format=torch.contiguous_format) if delta is None else delta.contiguous()
 
 
-# a name of its own for every copy of this module; the host's name for it is a path, with characters no operator may have
+# its own name for every copy of this module, which the host names after a path: no operator may have all its characters
 _COPY = f"echoreel_{zlib.crc32(__name__.encode()):08x}"
 _operator = torch.library.custom_op(
     f"{_COPY}::added_layer", _run, mutates_args=(), schema="(Tensor x, Tensor key) -> Tensor"
