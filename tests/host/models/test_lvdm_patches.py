@@ -1,4 +1,4 @@
-"""The host's patches reach the released model's family as they reach the host's own UNet, with an action and without."""
+"""The host's patches reach the released model as they reach the host's own UNet, with an action and without."""
 
 from __future__ import annotations
 
