@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..action.injection import Site
 from ..errors import EchoReelError
 from ..modules.attention import Attention, AttentionFunction, GEGLUFeedForward, TemporalAttention, scaled_dot_product
+from .patches import NO_PATCHES, TransformerPatches, UNetPatches
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,11 @@ class TransformerBlock(nn.Module):
         self.attn2_tmp = TemporalAttention(dim, **sizes, max_frames=config.max_frames)
         self.norm4, self.norm5 = (operations.LayerNorm(dim) for _ in range(2))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, patches: TransformerPatches) -> Tensor:
         """x [B, T, P, dim], context [B, L, context_dim] → [B, T, P, dim]."""
-        b, t, p, dim = x.shape
-        x = x + self.attn1(self.norm1(x).view(b * t, p, dim)).view(b, t, p, dim)
+        x = patches.after_self_attention(x + patches.self_attention(self.attn1, self.norm1(x)))
         x = x + self.attn1_tmp(self.norm4(x))
-        x = x + self.attn2(self.norm2(x).view(b, t * p, dim), context).view(b, t, p, dim)
+        x = x + patches.cross_attention(self.attn2, self.norm2(x), context)
         x = x + self.attn2_tmp(self.norm5(x))
         return x + self.ff(self.norm3(x))
 
@@ -189,13 +189,14 @@ class SpatialTemporalTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(config, channels, operations, attention)])
         self.proj_out = operations.Linear(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor, frames: int) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, frames: int, patches: UNetPatches) -> Tensor:
         """x [B·T, C, H, W], context [B, L, context_dim] → as x."""
         n, c, height, width = x.shape
         tokens = _clip_group_norm(self.norm, x, frames).permute(0, 2, 3, 1).reshape(-1, frames, height * width, c)
         tokens = self.proj_in(tokens)
+        around = patches.transformer(x.shape)
         for block in self.transformer_blocks:
-            tokens = block(tokens, context)
+            tokens = block(tokens, context, around)
         return x + self.proj_out(tokens).view(n, height, width, c).permute(0, 3, 1, 2)
 
 
@@ -253,13 +254,14 @@ class LVDMUNet(nn.Module):
             if isinstance(module, TransformerBlock)
         ]
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor, patches: UNetPatches = NO_PATCHES) -> Tensor:
         """Predicts the noise.
 
         Args:
             x: [B, in_channels, T, H, W] noisy latents.
             timesteps: [B], 0 to 999.
             context: [B, L, context_dim] text tokens.
+            patches: a host's.
 
         Returns: [B, out_channels, T, H, W].
         """
@@ -272,7 +274,7 @@ class LVDMUNet(nn.Module):
                 if isinstance(module, ResBlock):
                     x = module(x, embedding, frames)
                 elif isinstance(module, SpatialTemporalTransformer):
-                    x = module(x, context, frames)
+                    x = module(x, context, frames, patches)
                 elif isinstance(module, Upsample):
                     x = module(x, size)
                 else:
@@ -280,12 +282,15 @@ class LVDMUNet(nn.Module):
             return x
 
         skips = []
-        for block in self.input_blocks:
-            x = run(block, x)
-            skips.append(x)
+        for index, block in enumerate(self.input_blocks):
+            patches.enter("input", index)
+            skips.append(patches.after_input(run(block, x)))
+            x = patches.after_skip(skips[-1])
+        patches.enter("middle", 0)
         x = run(self.middle_block, x)
-        for block in self.output_blocks:
-            x = torch.cat((x, skips.pop()), dim=1)
+        for index, block in enumerate(self.output_blocks):
+            patches.enter("output", index)
+            x = torch.cat(patches.before_output(x, skips.pop()), dim=1)
             x = run(block, x, skips[-1].shape[-2:] if skips else None)
         x = self.out[2](F.silu(_clip_group_norm(self.out[0], x, frames)))
         return x.unflatten(0, (b, frames)).transpose(1, 2)

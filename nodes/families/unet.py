@@ -27,8 +27,10 @@ from .clip_conditioning import Clip
 
 def frames_in_batch_grid(_diffusion_model: torch.nn.Module, latents: Tensor, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of [B·T, C, H, W] latents: T by the model's own count, else one clip per chunk of conditioning."""
-    chunks = len(kwargs["transformer_options"].get("cond_or_uncond", (0,)))
-    frames = kwargs.get("num_video_frames") or latents.shape[0] // chunks
+    rows, chunks = latents.shape[0], len(kwargs["transformer_options"].get("cond_or_uncond", (0,)))
+    frames = kwargs.get("num_video_frames")
+    if not frames or rows % frames:  # other packs' context windows leave the count as it was
+        frames = rows // chunks
     return TokenGrid(frames, tuple(latents.shape[-2:]))
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import comfy.conds
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -16,12 +17,16 @@ import comfy.utils
 import torch
 from comfy import latent_formats, supported_models_base
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor
 
+from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.lvdm.autoencoder import AutoencoderConfig
 from ...echoreel_core.lvdm.checkpoint import ReleasedCheckpoint, build, load_released
 from ...echoreel_core.lvdm.text_encoder import HEAD_DIM, TextConfig
 from ...echoreel_core.lvdm.unet import LVDMConfig, LVDMUNet
+from ..families.unet import frames_in_batch_grid
+from .patches import patches_in
 
 
 class HostLVDMUNet(LVDMUNet):
@@ -33,16 +38,46 @@ class HostLVDMUNet(LVDMUNet):
         self.dtype = dtype
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, context: Tensor, transformer_options: Mapping[str, Any], **_kwargs: Any
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: None = None,
+        control: Any = None,
+        transformer_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Tensor:
-        """x [chunks·T, C, H, W], timesteps [chunks·T], context [chunks·T, L, context_dim] → as x.
+        """x [clips·T, C, H, W], timesteps [clips·T], context [clips·T, L, context_dim] → as x.
 
-        Each chunk of conditioning is one clip, all of the latent batch its frames.
+        As the host's own UNet does, inside the wrappers that others put around it.
         """
-        clips = len(transformer_options.get("cond_or_uncond", (0,)))
-        frames = x.shape[0] // clips
-        x = x.unflatten(0, (clips, frames)).transpose(1, 2)
-        out = super().forward(x, timesteps[::frames], context[::frames])
+        options = {} if transformer_options is None else transformer_options
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        if not wrappers:  # less for torch.compile to look at
+            return self._forward(x, timesteps, context, y, control, options, **kwargs)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timesteps, context, y, control, options, **kwargs)
+
+    def _forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        _y: None,
+        _control: Any,
+        transformer_options: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> Tensor:
+        patches = patches_in(transformer_options, x, self.config.heads)
+        call = {**kwargs, "transformer_options": transformer_options}
+        frames = frames_in_batch_grid(self, x, call).latent_frames
+        if not frames or len(x) % frames:
+            raise EchoReelError(
+                f"Another node runs the model on {len(x)} frames at once, which are no whole number of clips: let it "
+                "run all frames of a clip together."
+            )
+        clips = x.unflatten(0, (-1, frames)).transpose(1, 2)
+        out = super().forward(clips, timesteps[::frames], context[::frames], patches)
         return out.transpose(1, 2).flatten(0, 1)
 
 
@@ -59,6 +94,18 @@ class LVDMHostModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config: LVDMHostConfig, device: torch.device | None = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=HostLVDMUNet)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """The host's, and how many frames a clip has: packs call the model on parts of a batch, or on many tiles."""
+        return {**super().extra_conds(**kwargs), "num_video_frames": comfy.conds.CONDConstant(len(kwargs["noise"]))}
+
+    def resize_cond_for_context_window(
+        self, cond_key: str, cond_value: Any, window: Any, x_in: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The same for a context window, which may have one frame more than its own."""
+        if cond_key == "num_video_frames":
+            return cond_value._copy_with(len(window.get_tensor(torch.empty(len(x_in)), dim=0)))
+        return super().resize_cond_for_context_window(cond_key, cond_value, window, x_in, *args, **kwargs)
 
 
 def lvdm_patcher(checkpoint: ReleasedCheckpoint, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

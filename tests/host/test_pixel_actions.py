@@ -20,10 +20,10 @@ def embedded(pack, folders, tmp_path_factory):
     made = tmp_path_factory.mktemp("made")
     base = BaseModel()
     torch.save({"average": base.state_dict()}, made / "base.pt")
-    torch.save({"average": new_adapter(base).state_dict()}, made / "adapter.pt")
+    new_adapter(base).save(made / "adapter.safetensors")
     save_file(Autoencoder(CONFIG).state_dict(), made / "autoencoder.safetensors")
     path = folders / "models" / "checkpoints" / "embedded.safetensors"
-    export(path, made / "base.pt", made / "adapter.pt", made / "autoencoder.safetensors")
+    export(path, made / "base.pt", made / "adapter.safetensors", made / "autoencoder.safetensors")
     return load_embedded(path), loaders.LoadCheckpoint.execute("embedded.safetensors").result
 
 
