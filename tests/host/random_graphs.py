@@ -123,12 +123,15 @@ class Draw:
         self.windowed = self.frames > 4 and self.random.random() < 0.5
         single = self.windowed or base.frames_axis == 0 or self.random.random() < 0.7  # the host windows no batches
         self.batch = 1 if single else 2
+        self.way = self.random.choice(["wrapper", "blocks", "object"])
         self.counter = itertools.count(100 * seed)
 
     def graph(self) -> Graph:
         graph = Graph(self.base, inference=self.random.random() < 0.5, compiled=self.compiled is not None)
         kinds = [self._apply] * (2 if graph.compiled else self.random.choice([1, 2]))
         kinds += [kind for kind in (self._lora, self._cut, self._own_patch) if self.random.random() < 0.35]
+        if graph.compiled and self.way == "object" and self._lora in kinds:
+            kinds.remove(self._lora)  # the host itself loses a LoRA on modules that are compiled so
         kinds += [self._windows] * self.windowed + [self._compile] * graph.compiled
         self.random.shuffle(kinds)
         for kind in kinds:
@@ -210,7 +213,10 @@ class Draw:
             inputs |= {"start_second": self.random.choice([0.0, 0.4, 1.3]) / rate}
             inputs |= {"end_second": self.random.choice([0.0, 3.2, 5.0]) / rate}
         if self.random.random() < 0.3:
-            inputs |= {"timing": "at its own pace", "reference_fps": self.random.choice([0.0, rate, 2.5 * self.base.fps])}
+            inputs |= {
+                "timing": "at its own pace",
+                "reference_fps": self.random.choice([0.0, rate, 2.5 * self.base.fps]),
+            }
         if self.random.random() < 0.2:
             inputs["fps"] = self.base.fps * 1.5
         return inputs
@@ -254,7 +260,10 @@ class Draw:
 
         anchor, length = self.random.random() < 0.5, self.random.choice([3, 4])
         schedule = self.random.choice(
-            [comfy.context_windows.ContextSchedules.STATIC_STANDARD, comfy.context_windows.ContextSchedules.UNIFORM_LOOPED]
+            [
+                comfy.context_windows.ContextSchedules.STATIC_STANDARD,
+                comfy.context_windows.ContextSchedules.UNIFORM_LOOPED,
+            ]
         )
         fuse = self.random.choice([comfy.context_windows.ContextFuseMethods.PYRAMID, "flat"])
         loop = schedule == comfy.context_windows.ContextSchedules.UNIFORM_LOOPED
@@ -308,7 +317,7 @@ class Draw:
     def _compile(self, graph: Graph) -> None:
         from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-        way, backend = self.random.choice(["wrapper", "blocks", "object"]), self.compiled
+        way, backend = self.way, self.compiled
 
         def patch(model: Any) -> Any:
             model = model.clone()
