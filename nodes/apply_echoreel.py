@@ -293,7 +293,7 @@ def apply_action(
             f"The EchoReel adapter was trained on latents of {config.prism.latent_channels} channels, this "
             f"{family.title} model has {channels}: use the adapter made for it."
         )
-    if action.adapter_id != echoreel.id:
+    if not echoreel.made(action):
         raise EchoReelError(
             f"The action was made with another EchoReel adapter ({action.adapter_id}) than the one connected here "
             f"({echoreel.id}): encode the reference with the one you apply."

@@ -11,7 +11,7 @@ from typing import Any
 import comfy.context_windows
 import comfy.sample
 import torch
-from by_hand import Applied, ByHand, lvdm_forward, wan_forward
+from by_hand import Applied, ByHand
 from conditioning import noise, prompt
 
 BLOCKS = {
@@ -165,7 +165,7 @@ class Draw:
         return found
 
     def _area(self) -> list[int]:
-        """Halves of the picture, of the time, or all of it; of the time not with windows, which areas know nothing of."""
+        """Halves of the picture, of the time, or all of it; no time with windows, which areas do not know."""
         height, width = (self.random.choice([full, full // 2]) for full in (self.height, self.width))
         top, left = (self.random.choice([0, f - n]) for f, n in ((self.height, height), (self.width, width)))
         if self.base.frames_axis == 0 or self.windowed or self.random.random() < 0.4:
