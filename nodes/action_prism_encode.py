@@ -78,7 +78,8 @@ class ActionPrismEncode(io.ComfyNode):
         caption_tokens = clip.encode_from_tokens(clip.tokenize(caption))
         source = {"caption": caption, "frames": frames.shape[0], **({"info": info} if info else {})}
         tokens = _run_prism(echoreel, latents, caption_tokens, [positive, negative])
-        return io.NodeOutput(Action.of(Reference(*tokens, source=source), echoreel.id, echoreel.config.host))
+        reference, host = Reference(*tokens, source=source), echoreel.config.host
+        return io.NodeOutput(Action.of(reference, echoreel.id, host, echoreel.former_id))
 
 
 def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:

@@ -293,7 +293,7 @@ def apply_action(
             f"The EchoReel adapter was trained on latents with {config.prism.latent_channels} channels, but this "
             f"{family.title} model has {channels}: use the adapter made for it."
         )
-    if action.adapter_id != echoreel.id:
+    if not echoreel.made(action):
         raise EchoReelError(
             f"The action was made with the EchoReel adapter {action.adapter_id}, but {echoreel.id} is connected here: "
             "encode the reference with the adapter you apply."

@@ -53,7 +53,7 @@ class PreviewAction(io.ComfyNode):
     ) -> io.NodeOutput:
         if echoreel is None:
             raise EchoReelError(NO_ECHOREEL)
-        if action.adapter_id != echoreel.id:
+        if not echoreel.made(action):
             raise EchoReelError(
                 f"The action was made with the EchoReel adapter {action.adapter_id}, but {echoreel.id} is connected "
                 "here: connect the adapter it was encoded with."

@@ -102,6 +102,7 @@ class Action:
         groups: never empty, nor is any of them.
         mix_weights: of the groups' outputs. At every moment those that play add up to 1.
         adapter_id: content id of the adapter whose prism made it; only its layers understand the tokens.
+        former_adapter_id: the adapter's id of the kind that older actions hold as their `adapter_id`; may be empty.
         host: the model family that the adapter belongs to.
         segments: when each group plays: its place in a sequence, that one's place in the sequence around it, and so
             on. All the time if there are none.
@@ -112,15 +113,21 @@ class Action:
     adapter_id: str
     host: str
     segments: tuple[tuple[Segment, ...], ...] = ()
+    former_adapter_id: str = ""
 
     def __post_init__(self) -> None:
         if not self.segments:
             object.__setattr__(self, "segments", ((),) * len(self.groups))
 
     @classmethod
-    def of(cls, reference: Reference, adapter_id: str, host: str) -> Action:
+    def of(cls, reference: Reference, adapter_id: str, host: str, former_adapter_id: str = "") -> Action:
         """The action of a single reference."""
-        return cls(((reference,),), (1.0,), adapter_id, host)
+        return cls(((reference,),), (1.0,), adapter_id, host, former_adapter_id=former_adapter_id)
+
+    @property
+    def adapter_ids(self) -> frozenset[str]:
+        """The names of the adapter that made it; two actions that share one are of the same adapter."""
+        return frozenset((self.adapter_id, self.former_adapter_id)) - {""}
 
     @property
     def references(self) -> tuple[Reference, ...]:

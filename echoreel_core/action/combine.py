@@ -40,9 +40,9 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
     kept = [(action, weight) for action, weight in zip(actions, weights, strict=True) if weight > 0]
     if not kept:
         raise EchoReelError("No action has a weight above 0: connect an action, or raise a weight.")
-    first = kept[0][0]
+    first = max((action for action, _ in kept), key=lambda action: len(action.adapter_ids))  # the one that says most
     for action, _ in kept:
-        if action.adapter_id != first.adapter_id:
+        if not action.adapter_ids & first.adapter_ids:
             raise EchoReelError(
                 f"The actions were made by different EchoReel adapters ({first.adapter_id} and {action.adapter_id}): "
                 "encode all references with the same one."
@@ -61,7 +61,8 @@ def combine(actions: Sequence[Action], how: Combination, weights: Sequence[float
             segments=tuple(own for action, _ in kept for own in action.segments),
         )
     if how == "one after another":
-        return _sequence([action for action, _ in kept], [weight for _, weight in kept], crossfade)
+        sequence = _sequence([action for action, _ in kept], [weight for _, weight in kept], crossfade)
+        return replace(sequence, adapter_id=first.adapter_id, former_adapter_id=first.former_adapter_id)
     if any(len(action.groups) > 1 for action, _ in kept):
         raise EchoReelError(
             "A blend or a sequence cannot be attended to together with other actions: use 'attend to all' first, "

@@ -32,6 +32,7 @@ def save_action(action: Action, path: str | os.PathLike) -> None:
         "format": "action",
         "version": FORMAT_VERSION if any(action.segments) else 1,
         "adapter_id": action.adapter_id,
+        **({"former_adapter_id": action.former_adapter_id} if action.former_adapter_id else {}),
         "host": action.host,
         "shares": list(action.mix_weights),
         "groups": groups,
@@ -60,7 +61,9 @@ def load_action(path: str | os.PathLike) -> Action:
             groups.append(tuple(group))
         mix_weights = tuple(float(weight) for weight in description["shares"])
         segments = tuple(tuple(_segment(entry) for entry in own) for own in description.get("parts", ()))
-        action = Action(tuple(groups), mix_weights, str(description["adapter_id"]), str(description["host"]), segments)
+        former = str(description.get("former_adapter_id", ""))
+        names = str(description["adapter_id"]), str(description["host"])
+        action = Action(tuple(groups), mix_weights, *names, segments, former)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise EchoReelError(f"{name} is damaged: {reason(error)} is missing or has the wrong type.") from None
     _check(action, name)

@@ -13,7 +13,8 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter, content_id, read_adapter
+from ...echoreel_core.action.action import Action
+from ...echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter, content_id, exact_id, read_adapter
 from ...echoreel_core.lvdm.checkpoint import build, load_released
 
 ModelPatcher = comfy.model_patcher.ModelPatcher
@@ -25,12 +26,20 @@ class LoadedAdapter:
 
     The prism is needed while an action is encoded, the added layers while a model samples: the host loads and offloads
     them apart.
+
+    Attributes:
+        id: names the adapter by its content. former_id: the name that actions saved before hold.
     """
 
     config: AdapterConfig
     id: str
+    former_id: str
     prism: ModelPatcher
     attentions: ModelPatcher
+
+    def made(self, action: Action) -> bool:
+        """Whether an action is this adapter's own."""
+        return bool({self.id, self.former_id} & action.adapter_ids)
 
     @property
     def prism_dtype(self) -> torch.dtype:
@@ -79,7 +88,7 @@ def adapter_from_weights(
     patchers = [_patcher(part) for part in _build_parts(config, weights)]
     for index, patcher in enumerate(patchers):
         patcher.cached_patcher_init = (_reload, (read, path), index)
-    return LoadedAdapter(config, content_id(weights), *patchers)
+    return LoadedAdapter(config, content_id(weights), exact_id(weights), *patchers)
 
 
 def adapter_weights(echoreel: LoadedAdapter) -> dict[str, Tensor]:

@@ -137,10 +137,14 @@ class ActionPatch:
         options = {} if transformer_options is None else transformer_options
         model = executor.class_obj
         inner = executor.wrappers[executor.idx + 1 :]
-        if any(getattr(wrapper, "__func__", None) is not ActionPatch.model_call for wrapper in inner):
-            # others may still put modules of theirs in the model's place, as the host's compiling does
-            ours_last = WrapperExecutor.new_class_executor(executor.original, model, [*inner, self.model_call])
-            return ours_last.execute(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        others = [wrapper for wrapper in inner if getattr(wrapper, "__func__", None) is not ActionPatch.model_call]
+        if others:
+            # others may still put modules of theirs in the model's place, as the host's compiling does; actions stay in
+            # their order, as the second one sees what the first one added
+            later = [wrapper for wrapper in inner if wrapper not in others]
+            ours_last = [*others, self.model_call, *later]
+            executor = WrapperExecutor.new_class_executor(executor.original, model, ours_last)
+            return executor.execute(x, t, c_concat, c_crossattn, control, options, **kwargs)
         state = options.get(self.key) or RunState()
         strength = self._strength(model, options, state)
         call = CallState(strength, state.conditionings.chunks(options, x, c_crossattn))

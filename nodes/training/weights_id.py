@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...echoreel_core.action.adapter import content_id
+from ...echoreel_core.action.adapter import exact_id
 
 
 def weights_id(owner: Any, module: torch.nn.Module) -> str:
@@ -22,7 +22,7 @@ def weights_id(owner: Any, module: torch.nn.Module) -> str:
         weights |= {key: kept.weight for key, kept in patcher.backup.items() if key in weights}
     changes = {key: patches for key, patches in getattr(patcher, "patches", {}).items() if patches}
     layer = getattr(owner, "layer_idx", None)
-    named = content_id(weights)
+    named = exact_id(weights)
     if changes or layer is not None:
         named += hashlib.blake2b(repr((_named(changes), layer)).encode(), digest_size=6).hexdigest()
     return named
@@ -31,7 +31,7 @@ def weights_id(owner: Any, module: torch.nn.Module) -> str:
 def _named(patch: Any) -> Any:
     """A patch with its tensors named by their content and its other objects by their class."""
     if isinstance(patch, Tensor):
-        return content_id({"": patch})
+        return exact_id({"": patch})
     if isinstance(patch, dict):
         return [(str(key), _named(value)) for key, value in sorted(patch.items(), key=lambda item: str(item[0]))]
     if isinstance(patch, (list, tuple)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...action.adapter import AdapterConfig, EchoReelAdapter, content_id, read_adapter
+from ...action.adapter import AdapterConfig, EchoReelAdapter, exact_id, read_adapter
 from ...errors import EchoReelError
 from ...lvdm.autoencoder import AutoencoderConfig, load_autoencoder
 from ...lvdm.checkpoint import ReleasedCheckpoint, build, load_released
@@ -72,7 +72,7 @@ class ReleasedModel:
     @property
     def identity(self) -> str:
         """Names VAE and text encoder by their content."""
-        return f"{content_id(self.parts.vae)}-{content_id(self.parts.text)}"
+        return f"{exact_id(self.parts.vae)}-{exact_id(self.parts.text)}"
 
     def adapter(self) -> EchoReelAdapter:
         """What is trained: fresh, or as [adapter] start says.

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,6 +117,18 @@ def test_a_blend_may_be_longer_than_it_is_worth_folding(added):
 def test_weight_zero_leaves_an_action_out(how):
     first, second = make_action(1), make_action(2, adapter_id="b" * 16)
     assert combine([first, second], how, [1, 0]).references == first.references
+
+
+@pytest.mark.parametrize("how", ["attend to all", "blend", "one after another"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_action_of_before_goes_with_one_of_now(tmp_path, how, order):
+    """Its adapter had another name then, which actions of now hold too."""
+    now = replace(make_action(1), former_adapter_id="b" * 16)
+    save_action(now, tmp_path / "now.safetensors")
+    pair = [load_action(tmp_path / "now.safetensors"), make_action(2, adapter_id="b" * 16)][::order]
+    assert combine(pair, how, [1, 1]).adapter_ids == {"a" * 16, "b" * 16}
+    with pytest.raises(ValueError, match="different EchoReel adapters"):
+        combine([now, make_action(2, adapter_id="c" * 16)], how, [1, 1])
 
 
 def test_what_can_not_be_combined():

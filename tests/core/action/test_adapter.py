@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from echoreel_core.action.action import Action, Reference
-from echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig, content_id, read_adapter
+from echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter, SiteConfig, content_id, exact_id, read_adapter
 from echoreel_core.action.file import save_action
 from echoreel_core.action.prism import ActionPrismConfig
 from echoreel_core.lvdm.checkpoint import build
@@ -114,8 +114,36 @@ def test_content_names_the_weights():
     name = content_id(weights)
     assert len(name) == 16 and int(name, 16) >= 0
     assert content_id(dict(reversed(weights.items()))) == name
-    assert content_id({key: value.half() for key, value in weights.items()}) == name
-    assert content_id({key: value.half().float() for key, value in weights.items()}) == name
+
+
+@pytest.mark.parametrize("way", [[torch.float16], [torch.bfloat16], [torch.float16, torch.bfloat16, torch.float32]])
+def test_rounding_keeps_the_name(way):
+    for position in ("relative_bias", "relative_vectors"):
+        weights = make_adapter(position).state_dict()
+        name, rounded = content_id(weights), weights
+        for dtype in way:
+            rounded = {key: value.to(dtype) for key, value in rounded.items()}
+        assert content_id(rounded) == name
+
+
+def test_many_values_make_the_name():
+    """One value of a tensor, wherever it lies among the leading ones, is enough for another name."""
+    weights = make_adapter().state_dict()
+    for key in ("attentions.0.to_q.weight", "prism.latent_in.weight"):
+        for index in (0, 1, 77, -1):
+            changed = weights[key].clone()
+            leading = changed.view(-1)[:1024]
+            leading[index] = -leading[index]
+            for named in (content_id, exact_id):
+                assert named({**weights, key: changed}) != named(weights), (key, index, named)
+
+
+def test_the_exact_name_is_of_the_values():
+    weights = make_adapter().state_dict()
+    name = exact_id(weights)
+    assert exact_id({key: value.half() for key, value in weights.items()}) == name
+    for key in weights:
+        assert exact_id({**weights, key: weights[key] + 0.01}) != name, key
 
 
 def test_other_weights_have_another_name():

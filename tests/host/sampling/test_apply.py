@@ -1,5 +1,7 @@
 """Apply EchoReel on a host model that is nothing like the released one."""
 
+from dataclasses import replace
+
 import comfy.model_management
 import pytest
 import tiny_models
@@ -135,8 +137,6 @@ def test_the_place_is_the_hosts_own(model, echoreel, action, apply_action):
 
 def test_negative_prompt_takes_its_own_action(model, echoreel, action, adapters, apply_action):
     """Roles follow the conditioning, not its place in the batch: the two halves of an action are not exchangeable."""
-    from dataclasses import replace
-
     reference = action.references[0]
     swapped = replace(action, groups=((replace(reference, positive=reference.negative, negative=reference.positive),),))
     positive_only = replace(action, groups=((replace(reference, negative=reference.positive),),))
@@ -203,6 +203,27 @@ def test_nothing_is_left_after_an_error_or_an_interrupt(model, echoreel, action,
             handle.remove()
     assert hooks_in(model) == 0
     assert torch.equal(run(model), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_action_fits_its_adapter_however_that_was_saved(
+    model, adapters, echoreel, action, apply_action, tmp_path, dtype
+):
+    from echoreel_pack.echoreel_core.action.adapter import EchoReelAdapter
+    from echoreel_pack.nodes.models.adapter import adapter_weights, load_adapter
+
+    adapter = EchoReelAdapter(echoreel.config)
+    adapter.load_state_dict(adapter_weights(echoreel))
+    adapter.to(dtype).save(tmp_path / "saved.safetensors")
+    saved = load_adapter(str(tmp_path / "saved.safetensors"))
+    assert saved.id == echoreel.id
+    assert not torch.equal(run(apply_action(model, saved, action, 1.0)), run(model))
+
+
+def test_an_action_that_was_saved_before_still_fits(model, echoreel, action, apply_action):
+    """It holds the adapter's former name."""
+    before = replace(action, adapter_id=echoreel.former_id)
+    assert torch.equal(run(apply_action(model, echoreel, before, 1.0)), run(apply_action(model, echoreel, action, 1.0)))
 
 
 def test_image_to_video(adapters, apply_action, tmp_path):
