@@ -12,6 +12,7 @@ import pytest
 import torch
 from released_weights import make_state_dict
 from safetensors.torch import save_file
+from torch_files import write_with_globals
 
 from echoreel_core.__main__ import main
 from echoreel_core.action.action import Action, Reference
@@ -76,8 +77,6 @@ def test_an_adapter_is_not_believed_before_its_tensors(tmp_path, claim):
 def test_nested_tuples_are_not_hashed(tmp_path):
     """Sixty pairs, each of the one before twice: a hash would visit 2^60."""
     pickled = b"\x80\2}X\6\0\0\0module}" + b")" + b"2\x86" * 60 + b"K\1ss."
-    from test_authors_checkpoint import write_with_globals
-
     write_with_globals(tmp_path / "a.pt", pickled)
     assert read_state_dict(tmp_path / "a.pt") == ({}, [])
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from released_weights import make_state_dict
 from safetensors.torch import save_file
+from torch_files import write_with_globals
 
 from echoreel_core.lvdm.checkpoint import load_released, read_state_dict, split_released
 
@@ -282,16 +283,6 @@ class Calls:
 
     def __reduce__(self):
         return self.parts
-
-
-def write_with_globals(path, opcodes: bytes) -> None:
-    """A torch file whose pickle is written by hand."""
-    torch.save({"module": {}}, path)
-    with zipfile.ZipFile(path) as file:
-        entries = {name: file.read(name) for name in file.namelist()}
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in entries.items():
-            file.writestr(name, opcodes if name.endswith("data.pkl") else data)
 
 
 def malicious_files(weights, mark):
