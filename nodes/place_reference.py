@@ -15,7 +15,7 @@ PREVIEW_HEIGHT, PREVIEW_MOMENTS = 160, 6
 
 
 class PlaceReference(io.ComfyNode):
-    """Moves who is to be followed before anything follows."""
+    """Moves the subject of a clip before anything follows it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

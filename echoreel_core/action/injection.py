@@ -25,7 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from .compiled import mark_modules, run_in_graph, uncompiled
 
 AddedLayer = Callable[[Tensor], Tensor | None]
-"""The hidden state at the site in, in the host's own layout; what is to be added to it out, or None for nothing."""
+"""The hidden state at the site in, in the host's own layout; what to add to it out, or None for nothing."""
 
 _PLACE = "_echoreel_place"
 

@@ -62,7 +62,7 @@ class Course:
     _seen: float = field(default=float("inf"), init=False)
 
     def moved(self, x: Tensor, sigma: float) -> Tensor:
-        """What the model is to be shown in place of x [B, C, T, H, W]; x itself where nothing has moved yet."""
+        """What to show the model in place of x [B, C, T, H, W]; x itself where nothing has moved yet."""
         self._advance(sigma)
         return x if self.noise is None else x + (sigma * self.noise).to(x)
 

@@ -206,7 +206,7 @@ class Trainer:
     def start_prism(self) -> Iterator[float]:
         """Lets the prism learn `prism_start_steps` steps by itself; see `prism_start`. Gives each step's loss.
 
-        The pairs are those of the first training steps. A run that is cut off in it begins anew.
+        The pairs are those of the first training steps. A run that is cut off in it starts again.
         """
         prism, steps, device = self.adapter.prism, self.settings.prism_start_steps, self.process_group.device
         if not steps:

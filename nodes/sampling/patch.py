@@ -32,7 +32,7 @@ from .rows import Chunk, Conditionings
 from .windows import ClipFrames, clip_frames
 
 FramesLayer = Callable[[Tensor], Tensor]
-"""[B, T, P, dim] → what is to be added to it."""
+"""[B, T, P, dim] → what to add to it."""
 
 
 @dataclass

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from ..world.actions import CHANNELS, SEEN
-from ..world.clips import Clips, draw_clips, render
+from ..world.actions import CHANNELS
+from ..world.clips import Clips, render
 from .latents import FRAMES, RESOLUTION, SHAPE, encode
 from .vae import WanVAE
-
-CHUNK = 1024
-_SEED = 31_000  # of the first chunk; each next one has the next
 
 
 def joined(parts: list[Clips]) -> Clips:
@@ -38,21 +33,3 @@ def latents_of(vae: WanVAE, clips: Clips, at_once: int = 64) -> Tensor:
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         out[part] = encode(vae, render(clips[part].to(device), RESOLUTION, FRAMES), dtype)
     return out
-
-
-def make(
-    vae: WanVAE, minutes: float, least: int, most: int, log: Callable[..., None], chunk: int = CHUNK
-) -> tuple[Clips, Tensor]:
-    """Clips of the seen actions, on the CPU, and their latents, on the VAE's device.
-
-    Chunks of `chunk` clips each, as many as fit into the minutes but at least `least` and at most `most`. Chunk by
-    chunk the clips are those of the seeds from 31,000 on, so their number tells all that they are.
-    """
-    start, clips, latents = time.monotonic(), [], []
-    while len(clips) < least or (len(clips) < most and time.monotonic() - start < 60 * minutes):
-        clips.append(draw_clips(chunk, _SEED + len(clips), tuple(SEEN)))
-        latents.append(latents_of(vae, clips[-1]))
-        if latents[-1].device.type == "cuda":
-            torch.cuda.synchronize()
-    log(stage="latents", chunks=len(clips), chunk=chunk, seconds=time.monotonic() - start)
-    return joined(clips), torch.cat(latents)

@@ -46,7 +46,7 @@ class PairLatents:
 
 
 class WanPairs:
-    """A `PairSource`. A pair's number tells its motion and which of the two figures is to be made.
+    """A `PairSource`. A pair's number tells its motion and which of the two figures to make.
 
     Args:
         text: the embedded model's text encoder.

@@ -119,7 +119,7 @@ def test_missing_settings(tmp_path):
 
 
 def test_settings_as_windows_writes_them(tmp_path):
-    """With a byte-order mark; and a path in double quotes is told how it is to be written."""
+    """With a byte-order mark; and a path in double quotes is told how to write it."""
     path = write_config(tmp_path)
     text = path.read_text()
     path.write_text("\ufeff" + text, encoding="utf-8")
