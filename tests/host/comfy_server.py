@@ -211,8 +211,9 @@ class ComfyServer:
                         lines.put(message.data[8 + length :].decode())
 
         def next_line(word: str) -> str:
-            while word not in (line := lines.get(timeout=120)):
-                pass
+            deadline = time.monotonic() + 120
+            while word not in (line := lines.get(timeout=max(0.1, deadline - time.monotonic()))):
+                assert time.monotonic() < deadline, f"no line with {word!r} within two minutes"
             return line
 
         listening = threading.Event()

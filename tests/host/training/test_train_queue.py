@@ -61,8 +61,8 @@ def test_it_says_how_far_it_is_and_cancel_saves_what_was_learned(server, moves):
         id_ = server.submit(prompt)
         assert next_line("") == "Checking the clips"
         assert re.fullmatch(r"\d of 7: encoded v_\w+\.mp4, [\d.]+ s a clip, \d+ seconds? left", next_line("encoded"))
-        line = next_line("step 3 of")
-        assert re.fullmatch(r"step 3 of 10000, loss [\d.]+, [\d.]+ s a step, \d+ (minute|hour)s? left", line)
+        line = next_line("step ")  # not every step is told
+        assert re.fullmatch(r"step \d+ of 10000, loss [\d.]+, [\d.]+ s a step, \d+ (minute|hour)s? left", line)
         passes = server.probe()[UNET]
         server.interrupt()
         run = server.wait(id_)
@@ -71,7 +71,7 @@ def test_it_says_how_far_it_is_and_cancel_saves_what_was_learned(server, moves):
     folder = server.base / "output" / "echoreel_training" / "cancelled" / "checkpoints"
     (kept,) = folder.iterdir()
     step = int(kept.name.removeprefix("step-"))
-    assert step >= 3
+    assert step >= int(line.split()[1])
     prompt["train"]["inputs"]["steps"] = step + 1
     server.run(prompt)
     assert {path.name for path in folder.iterdir()} == {kept.name, f"step-{step + 1:07d}"}
