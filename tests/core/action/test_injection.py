@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from echoreel_core.action.injection import Site, added_layers
+from echoreel_core.lvdm.patches import TransformerPatches
 from echoreel_core.training.gradient_checkpointing import gradient_checkpointed
 
 
@@ -68,7 +69,7 @@ def test_the_same_layer_in_the_unet_as_by_hand(small):
 
     with torch.no_grad():
         with added_layers(small.unet.sites()[:1], [layer]):
-            out = block(x, context)
+            out = block(x, context, TransformerPatches())
         hidden = x + block.attn1(block.norm1(x).flatten(0, 1)).view_as(x)
         hidden = hidden + block.attn1_tmp(block.norm4(hidden))
         hidden = hidden + block.attn2(block.norm2(hidden).flatten(1, 2), context).view_as(x)
