@@ -32,7 +32,7 @@ CORE = [
 ]
 """From the top down."""
 
-NODES = ["(nodes)", "page", "pictures", "training", "sampling", "families", "models", "wires"]
+NODES = ["(nodes)", "page", "pictures", "training", "sampling", "models", "families", "wires"]
 
 BOTH_WAYS = {("training", "training.data")}
 """Pairs of rooms that are one subject: the trainer's settings say how its data are framed."""
