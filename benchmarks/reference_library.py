@@ -29,34 +29,64 @@ VERBS = (
     "walk run jump cook play look talk work swim climb dance paint ride jog smile throw push pull lift kick spin wave"
     " clap bow crawl roll row sail surf skate box punch stretch bend squat knit sew type pour stir chop peel mop polish"
 ).split()
+CHINESE = "跳绳 跑步 游泳 做饭 唱歌 跳舞 画画 骑车 走路 打球 爬山 滑雪 划船 挥手 鼓掌 鞠躬".split()
+THAI = "กระโดด วิ่ง ว่ายน้ำ ทำอาหาร ร้องเพลง เต้นรำ วาดรูป เดิน ปีนเขา พายเรือ โบกมือ ปรบมือ".split()
+COMMON = [
+    "a",
+    "the",
+    "in the",
+    "a man in the",
+    "man woman",
+    "with a in the an old is",
+    "在",
+    "的",
+    "人在",
+    "男人 女人",
+    "ที่",
+    "คน",
+]
+"""Words that a large part of the captions hold, together or, as man and woman, never together."""
 SYLLABLES = [a + b for a in "bdfghklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "il", "om", "un")]
 SCANS = 5
 
 
 def generated(count: int):
-    """Captions whose words are as unequally common as words are, each with an action in one of its forms."""
+    """Captions whose words are as unequally common as words are, each with an action in one of its forms.
+
+    Half are in English, a third in Chinese, a sixth in Thai.
+    """
     rng = random.Random(0)
     nouns = ["".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))) for _ in range(40_000)]
     people = [f"{a} {p}" for a in ("a", "the", "young", "an old", "happy") for p in ("man", "woman", "dog", "child")]
     forms = [form for verb in VERBS for form in (verb + "s", "is " + verb + "ing", verb + "ing", verb + "ed")]
+    characters = [chr(code) for code in range(0x4E00, 0x5A00)]
+    chinese = ["".join(rng.choices(characters, k=rng.choice((1, 2, 2, 3)))) for _ in range(40_000)]
+    consonants = [chr(code) for code in range(0x0E01, 0x0E2F)]
+    thai = ["".join(rng.choice(consonants) + rng.choice("ัาิีุู่") for _ in range(2)) for _ in range(40_000)]
     draw = rng.random
-    for _ in range(count):
-        a, b, c = (nouns[int(40_000 * draw() ** 4)] for _ in range(3))
-        person, form = people[int(20 * draw() ** 2)], forms[int(len(forms) * draw() ** 2)]
-        yield f"{person} {form} with {a} {b} in the {c}"
+    for i in range(count):
+        a, b, c = (int(40_000 * draw() ** 4) for _ in range(3))
+        person, act = int(20 * draw() ** 2), draw() ** 2
+        if i % 2 == 0:
+            yield f"{people[person]} {forms[int(len(forms) * act)]} with {nouns[a]} {nouns[b]} in the {nouns[c]}"
+        elif i % 6 == 1:
+            who = ("คน", "ผู้ชาย", "ผู้หญิง", "เด็ก")[person % 4]
+            yield f"{who}{THAI[int(len(THAI) * act)]}ที่{thai[a]}{thai[b]}"
+        else:
+            who = ("男人", "女人", "小狗", "孩子")[person % 4]
+            yield f"{who}在{chinese[a]}的{chinese[b]}{CHINESE[int(len(CHINESE) * act)]}"
 
 
-def queries() -> list[str]:
-    """One word, two words, and sentences, for each action."""
+def queries() -> dict[str, list[str]]:
+    """Of each kind some; in English one word, two words, and a sentence for each action."""
     rng = random.Random(1)
-    texts = []
+    english = []
     for verb in VERBS:
-        texts += [
-            verb + "ing",
-            f"{rng.choice(('woman', 'dog', 'child'))} {verb}s",
-            f"an old man is {verb}ing in the sun",
-        ]
-    return texts
+        person = rng.choice(("woman", "dog", "child"))
+        english += [verb + "ing", f"{person} {verb}s", f"an old man is {verb}ing in the sun"]
+    unspaced = [text for verb in CHINESE for text in (verb[0], verb, f"男人在{verb}", f"{verb} 孩子")]
+    unspaced += [text for verb in THAI for text in (verb[:1], verb, f"คน{verb}")]
+    return {"English": english, "Chinese and Thai": unspaced, "the commonest words": COMMON}
 
 
 def write_table(path: Path, count: int) -> None:
