@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..video.captions import caption_of_names, sidecar_caption
 from ..video.kinds import is_clip
 from .database import ELSEWHERE, VERSION, connect, make_tables, plain_errors, pragma, read_facts, write_facts
-from .tables import Row, read_table
+from .tables import read_table
 from .words import indexed
 
 __all__ = ["BuildReport", "ClipFile", "EchoReelError", "build_library", "walk_clips"]
@@ -134,33 +134,30 @@ def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[
         folder = folders.pop()
         try:
             with os.scandir(root / folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                entries = {entry.name: entry for entry in found if not entry.name.startswith(".")}
         except OSError:
             yield None
             continue
-        files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_symlink() and (entry.is_dir() or is_clip(entry.name)):
-                yield None
-                continue
-            if entry.is_dir(follow_symlinks=False):
+        for name, entry in sorted(entries.items()):
+            path = f"{folder}/{name}".removeprefix("/")
+            if entry.is_symlink():
+                if entry.is_dir() or is_clip(name):
+                    yield None
+            elif entry.is_dir():
                 folders.append(path)
-                continue
-            if entry.name not in files or not is_clip(entry.path):
-                continue
-            stem = os.path.splitext(entry.name)[0]
-            text = files.get(f"{stem}.txt")
-            try:
-                path.encode()
-                stats = [part.stat(follow_symlinks=False) for part in (entry, text) if part]
-            except (OSError, UnicodeEncodeError):
-                yield None
-                continue
-            stamp = " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)
-            yield ClipFile(path, stem, stamp, text is not None)
+            elif entry.is_file() and is_clip(entry.path):
+                yield _clip_file(path, entry, entries.get(f"{os.path.splitext(name)[0]}.txt"))
+
+
+def _clip_file(path: str, clip: os.DirEntry, text: os.DirEntry | None) -> ClipFile | None:
+    texted = text is not None and text.is_file(follow_symlinks=False)
+    try:
+        path.encode()
+        stats = [part.stat() for part in ((clip, text) if texted else (clip,))]
+    except (OSError, UnicodeEncodeError):
+        return None
+    stamp = " ".join(f"{stat.st_mtime_ns}:{stat.st_size}" for stat in stats)
+    return ClipFile(path, os.path.splitext(clip.name)[0], stamp, texted)
 
 
 class _Clip(NamedTuple):
@@ -258,13 +255,16 @@ class _Build:
         size = max(self.source.stat().st_size, 1)
         rows = read_table(self.source)
         total = on_disk = 0
-        find = _finder(files, self.root)
+        places = {file.stem: file.path for file in sorted(files, reverse=True)}
+        places.update((file.path, file.path) for file in files)
+        root = f"{self.root.as_posix()}/"
         while batch := list(islice(rows, BATCH)):
             first, total = total, total + len(batch)
             stored = {clip.id % ELSEWHERE: clip for clip in self._stored(first, total)}
             old, new = [], []
             for ordinal, (row, _) in enumerate(batch, start=first):
-                file = find(row)
+                path = posixpath.normpath(row.file.replace("\\", "/")).removeprefix(root)
+                file = places.get(path) or places.get(row.id)
                 on_disk += file is not None
                 clip = _Clip.of(ordinal + ELSEWHERE * (file is None), row.caption, row.link, file, None)
                 before = stored.get(ordinal)
@@ -302,15 +302,3 @@ class _Build:
             db.executemany(
                 "INSERT INTO captions(rowid, words, caption, link, file, stamp) VALUES (?, ?, ?, ?, ?, ?)", sorted(new)
             )
-
-
-def _finder(files: list[ClipFile], root: Path) -> Callable[[Row], str | None]:
-    """What finds a table row's clip: by its path, else the first whose name is the row's id."""
-    paths = {file.path for file in files}
-    stems = {file.stem: file.path for file in sorted(files, reverse=True)}
-
-    def find(row: Row) -> str | None:
-        path = posixpath.normpath(row.file.replace("\\", "/")).removeprefix(f"{root.as_posix()}/")
-        return path if path in paths else stems.get(row.id)
-
-    return find

@@ -60,16 +60,6 @@ class _Word(NamedTuple):
     last: int
 
 
-class _Caption(NamedTuple):
-    """A row of the library: a candidate."""
-
-    id: int
-    words: str
-    caption: str
-    link: str
-    file: str | None
-
-
 def find_clips(library: str | os.PathLike, query: str, limit: int = 5) -> list[Hit]:
     """The best matches: up to `limit` with a clip on disk, then up to `limit` without, each best first.
 
@@ -107,8 +97,8 @@ def find_clips(library: str | os.PathLike, query: str, limit: int = 5) -> list[H
     return here + sorted(away, key=lambda hit: -hit.score)[:limit]
 
 
-def _hit(root: str, score: float, found: _Caption) -> Hit:
-    return Hit(found.caption, _inside(root, found.file or ""), found.file or "", found.link, score)
+def _hit(root: str, score: float, caption: str, link: str, file: str | None) -> Hit:
+    return Hit(caption, _inside(root, file or ""), file or "", link, score)
 
 
 def _words(memory: sqlite3.Connection, query: str) -> list[str]:
@@ -133,40 +123,41 @@ def _counted(db: sqlite3.Connection, texts: Sequence[str], captions: int, first:
     return sorted(words)[:MOST_WORDS]
 
 
-def _candidates(db: sqlite3.Connection, words: Sequence[_Word], first: int) -> list[_Caption]:
-    """Captions with ids from `first` on: those that hold all the words, then fewer and rarer ones, then any of them."""
+def _candidates(db: sqlite3.Connection, words: Sequence[_Word], first: int) -> dict[int, tuple]:
+    """Captions with ids from `first` on: those that hold all the words, then fewer and rarer ones, then any of them.
+
+    By id, (words, caption, link, file).
+    """
     texts = [word.text for word in words]
     sizes = sorted({size for size in (len(words), 3, 2, 1) if 0 < size <= len(words)}, reverse=True)
     asked = [(" AND ".join(texts[:size]), words[0].last) for size in sizes]
     if len(words) > 1:
         asked.append((" OR ".join(texts), first + ELSEWHERE - 1))
-    found: dict[int, _Caption] = {}
+    found: dict[int, tuple] = {}
     for expression, last in asked:
         rows = db.execute(
             "SELECT rowid, words, coalesce(caption, words), link, file FROM captions WHERE captions MATCH ? "
             "AND rowid >= ? AND rowid <= ? LIMIT ?",
             (expression, first, last, CANDIDATES),
         )
-        for id, words_, caption, link, file in rows:  # of whatever type, where the library is somebody else's
-            found[id] = _Caption(id, str(words_), str(caption), str(link), file and str(file))
+        for id, *texts_, file in rows:  # of whatever type, where the library is somebody else's
+            found[id] = *map(str, texts_), file and str(file)
         if len(found) >= CANDIDATES:
             break
-    return list(found.values())
+    return found
 
 
-def _ranked(
-    memory: sqlite3.Connection, words: Sequence[_Word], found: Sequence[_Caption]
-) -> list[tuple[float, _Caption]]:
-    """Score and caption, best first."""
+def _ranked(memory: sqlite3.Connection, words: Sequence[_Word], found: dict[int, tuple]) -> list[tuple]:
+    """(score, caption, link, file) of the candidates, best first."""
     memory.execute("DROP TABLE IF EXISTS found")
     memory.execute(f"CREATE VIRTUAL TABLE found USING fts5(words, content='', detail=none, tokenize=\"{STEMS}\")")
-    memory.executemany("INSERT INTO found(rowid, words) VALUES (?, ?)", ((row.id, row.words) for row in found))
-    scores = dict.fromkeys((row.id for row in found), 0.0)
+    memory.executemany("INSERT INTO found(rowid, words) VALUES (?, ?)", ((id, row[0]) for id, row in found.items()))
+    scores = dict.fromkeys(found, 0.0)
     for word in words:
         for (id,) in memory.execute("SELECT rowid FROM found WHERE found MATCH ?", (word.text,)):
             scores[id] += math.log(1 + 1 / word.share)
-    ranked = sorted(found, key=lambda row: (-scores[row.id], len(row.words.split()), row.id))
-    return [(scores[row.id], row) for row in ranked]
+    ranked = sorted(found, key=lambda id: (-scores[id], len(found[id][0].split()), id))
+    return [(scores[id], *found[id][1:]) for id in ranked]
 
 
 def _inside(root: str, file: str) -> str | None:

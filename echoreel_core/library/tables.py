@@ -60,7 +60,7 @@ def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
     Raises: EchoReelError, naming table and place, where it is none of these formats or damaged.
     """
     path = Path(path)
-    read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json_lines}.get(path.suffix.lower())
+    read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json}.get(path.suffix.lower())
     if read is None:
         raise EchoReelError(f"{path.name} is not a caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
     check_file(path, "caption table")
@@ -101,47 +101,34 @@ def _lines(text: TextIO, path: Path) -> Iterator[str]:
         yield line
 
 
-def _json_lines(text: TextIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(text, path), start=1):
-        if line.strip():
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise EchoReelError(f"{path.name}, line {number:,}, is not valid JSON ({error}).") from None
-            yield _entry(entry, f"{path.name}, line {number:,},")
-
-
-def _json(text: TextIO, path: Path) -> Iterator[Row]:
-    for number, entry in enumerate(_array_items(text, path.name), start=1):
-        yield _entry(entry, f"{path.name}, entry {number:,},")
-
-
-def _array_items(file: TextIO, name: str) -> Iterator[Any]:
-    """The items of a JSON array one by one: `json.load` would take many times the file's size in memory."""
+def _json(file: TextIO, path: Path) -> Iterator[Row]:
+    """JSON lines or an array, entry by entry: `json.load` would take many times the file's size in memory."""
     decode = json.JSONDecoder().raw_decode
-    text, inside = "", False
+    text, number, listed = "", 0, False
     while True:
         chunk = file.read(_CHUNK)
         text += chunk
         at = _BETWEEN.match(text).end()
+        if not number and not listed and text.startswith("[", at):
+            listed, at = True, _BETWEEN.match(text, at + 1).end()
         while at < len(text):
-            if not inside:
-                if text[at] != "[":
-                    raise EchoReelError(f"{name} has no list of captioned clips in it: it must begin with [.")
-                inside, at = True, at + 1
-            elif text[at] == "]":
+            if listed and text[at] == "]":
                 return
-            else:
-                try:
-                    item, at = decode(text, at)
-                except (ValueError, RecursionError) as error:
-                    if chunk and len(text) - at < _LARGEST:
-                        break  # the item goes on in the next chunk
-                    raise EchoReelError(f"{name} is not valid JSON ({error}): it is damaged or cut off.") from None
-                yield item
+            try:
+                entry, at = decode(text, at)
+            except (ValueError, RecursionError) as error:
+                if chunk and len(text) - at < _LARGEST:
+                    break  # the entry goes on in the next chunk
+                raise EchoReelError(
+                    f"{path.name}, entry {number + 1:,}, is not valid JSON ({error}): it is damaged or cut off."
+                ) from None
+            number += 1
+            yield _entry(entry, f"{path.name}, entry {number:,},")
             at = _BETWEEN.match(text, at).end()
         if not chunk:
-            raise EchoReelError(f"{name} is cut off: its list does not end with ].")
+            if listed:
+                raise EchoReelError(f"{path.name} is cut off: its list does not end with ].")
+            return
         text = text[at:]
 
 

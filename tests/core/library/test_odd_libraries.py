@@ -210,12 +210,18 @@ def test_linked_clips_are_counted(tmp_path):
 # Tables and queries without end
 
 
-@pytest.mark.parametrize("name, start", [("t.csv", "name\na jump\n"), ("t.jsonl", '{"name": "a jump"}\n')])
-def test_a_line_without_end(tmp_path, name, start):
+@pytest.mark.parametrize(
+    "name, start, words",
+    [
+        ("t.csv", "name\na jump\n", "line 3 has no end"),
+        ("t.jsonl", '{"name": "a jump"}\n', "entry 2, is not valid JSON"),
+    ],
+)
+def test_a_line_without_end(tmp_path, name, start, words):
     """4 GB of zeros, which take no place on the disk."""
     (tmp_path / name).write_text(start)
     os.truncate(tmp_path / name, 4 << 30)
-    with pytest.raises(EchoReelError, match=r"line \d has no end"):
+    with pytest.raises(EchoReelError, match=words):
         build_library(tmp_path / "l.sqlite", tmp_path / name)
 
 

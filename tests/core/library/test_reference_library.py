@@ -200,10 +200,9 @@ JSON_ROWS = [
 ]
 
 
-@pytest.mark.parametrize("suffix, chunk", [(".json", 1 << 20), (".json", 7), (".jsonl", None)])
+@pytest.mark.parametrize("suffix, chunk", [(".json", 1 << 20), (".json", 7), (".jsonl", 1 << 20), (".jsonl", 7)])
 def test_json(tmp_path, monkeypatch, suffix, chunk):
-    if chunk:
-        monkeypatch.setattr(caption_tables, "_CHUNK", chunk)
+    monkeypatch.setattr(caption_tables, "_CHUNK", chunk)
     text = json.dumps(JSON_ROWS, indent=1) if suffix == ".json" else "\n\n".join(map(json.dumps, JSON_ROWS))
     table = tmp_path / ("t" + suffix)
     table.write_text(text, encoding="utf-8-sig")
@@ -233,12 +232,12 @@ def test_absolute_paths_in_a_table(tmp_path, clips):
         ("t.csv", "", "is empty"),
         ("t.csv", 'name\n"' + "x" * 200000, "damaged at line"),
         ("t.csv", "name\n", "has no captions in it"),
-        ("t.json", '{"a": 1}', "no list"),
+        ("t.json", '{"a": 1}', "has no captions in it"),
         ("t.json", '[{"name": "a"},', "cut off"),
         ("t.json", '[{"name": "a"', "damaged or cut off"),
         ("t.json", "[1]", "entry 1, is not an object"),
         ("t.json", "[" * 100000, "not valid JSON"),
-        ("t.jsonl", '{"name": "a"}\n{"na', "line 2, is not valid JSON"),
+        ("t.jsonl", '{"name": "a"}\n{"na', "entry 2, is not valid JSON"),
         ("t.parquet", "", "not a caption table"),
     ],
 )
