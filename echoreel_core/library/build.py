@@ -181,7 +181,7 @@ class _Build:
         self, db: sqlite3.Connection, name: str, kind: str, source: Path, root: Path, progress: Progress
     ) -> None:
         self.db, self.kind, self.source, self.root, self.progress = db, kind, source, root.absolute(), progress
-        self.added = self.changed = self.removed = self.passed_over = 0
+        self.added = self.changed = self.removed = 0
         # Held until the end: a second build of the same library is told that this one is at work.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         with db:
@@ -197,12 +197,13 @@ class _Build:
             if version < VERSION:
                 make_tables(db)
                 before = {}
-        self.complete = bool(before.get("complete"))
-        self.before = before if self.complete else {}
+        self.before = before if before.get("complete") else {}
 
     def run(self) -> BuildReport:
         self.db.set_progress_handler(None, 0)  # a build may take longer than a search
-        files = self._list_files()
+        found = list(walk_clips(self.root, lambda: self.progress(0, 1)))
+        files = [file for file in found if file]
+        passed_over = len(found) - len(files)
         if self.kind == "folder":
             listing, counts = "", self._from_folder(files)
         else:
@@ -215,16 +216,7 @@ class _Build:
                 counts = self._from_table(files)
         facts = {"kind": self.kind, "source": self.source.name, "root": str(self.root), "signature": listing}
         write_facts(self.db, **facts, captions=counts[0], on_disk=counts[1], complete=1)
-        return BuildReport(*counts, self.added, self.changed, self.removed, self.passed_over, self.renewed)
-
-    def _list_files(self) -> list[ClipFile]:
-        files = []
-        for file in walk_clips(self.root, lambda: self.progress(0, 1)):
-            if file is None:
-                self.passed_over += 1
-            else:
-                files.append(file)
-        return files
+        return BuildReport(*counts, self.added, self.changed, self.removed, passed_over, self.renewed)
 
     def _from_folder(self, files: list[ClipFile]) -> tuple[int, int]:
         """Brings the library to what the folder holds; returns (captions, on disk)."""
@@ -294,9 +286,7 @@ class _Build:
         self.added += max(len(new) - len(old), 0)
         with self.db as db:
             db.execute("BEGIN IMMEDIATE")
-            if self.complete or not read_facts(db):
-                write_facts(db, kind=self.kind, source=self.source.name, complete=0)
-                self.complete = False
+            write_facts(db, kind=self.kind, source=self.source.name, complete=0)
             # ascending ids: the index writes out what it has gathered each time they go back
             db.executemany("DELETE FROM captions WHERE rowid = ?", ((id,) for id in sorted(old)))
             db.executemany(

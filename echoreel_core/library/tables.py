@@ -33,6 +33,7 @@ LINK_KEYS = ("contenturl", "url", "link")
 """WebVid: videoid, contentUrl, duration, page_dir, name. The `reference_` and `inject_` keys are those of EchoReel's
 training pairs. Capitals do not matter; of several that are there, the first counts."""
 
+_KEYS = (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)
 _BETWEEN = re.compile(r"[\s,]*")
 _CHUNK = 1 << 20  # characters
 _LARGEST = 16 << 20
@@ -79,12 +80,11 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
     reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     try:
         header = [name.strip().lower() for name in next(reader, [])]
-        columns = [_first(keys, header) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
-        if columns[0] is None:
+        places = [next((header.index(key) for key in keys if key in header), None) for keys in _KEYS]
+        if places[0] is None:
             raise EchoReelError(
                 f"{path.name} has no column of captions: its first line must name one of {', '.join(CAPTION_KEYS)}."
             )
-        places = [header.index(name) if name is not None else None for name in columns]
         for cells in reader:
             yield _row(*(cells[i] if i is not None and i < len(cells) else "" for i in places))
     except csv.Error as error:
@@ -136,12 +136,8 @@ def _entry(entry: Any, where: str) -> Row:
     if not isinstance(entry, Mapping):
         raise EchoReelError(f"{where} is not an object in braces: {str(entry)[:60]}.")
     values = {str(key).lower(): value for key, value in entry.items()}
-    found = [values.get(_first(keys, values)) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
+    found = [next((values[key] for key in keys if key in values), None) for keys in _KEYS]
     return _row(*("" if isinstance(value, (Mapping, list)) or value is None else str(value) for value in found))
-
-
-def _first(keys: tuple[str, ...], among: Any) -> str | None:
-    return next((key for key in keys if key in among), None)
 
 
 def _row(caption: str, link: str, file: str, id: str) -> Row:
