@@ -28,7 +28,7 @@ from .words import indexed
 __all__ = ["BuildReport", "ClipFile", "EchoReelError", "build_library", "walk_clips"]
 
 BATCH = 50_000
-"""Rows of a table per transaction: what memory a build takes, and what an interruption can cost."""
+"""Rows of a table per transaction. More of them take more memory, and more is lost when a build is interrupted."""
 FILES_BATCH = 500
 """Files per transaction: each may have a text to read, perhaps from a slow disk."""
 
@@ -38,10 +38,10 @@ class BuildReport:
     """A finished library.
 
     Attributes:
-        captions: how many it holds, of which `on_disk` have their clip.
-        added, changed, removed: what this build did.
-        passed_over: clips and folders that could not be taken: links, names that are no text.
-        renewed: whether it was in an older format and was built anew.
+        captions: how many it holds; `on_disk` of them have their clip.
+        added, changed, removed: how many captions this build added, changed and removed.
+        passed_over: how many clips and folders were skipped: links, and names that are not text.
+        renewed: whether it was in an older format, and was therefore built anew.
     """
 
     captions: int
@@ -79,21 +79,22 @@ def build_library(
     """Builds or updates the library at `path`. No video is opened and nothing is downloaded.
 
     Args:
-        path: the library's file; made where there is none.
+        path: the library's file, which is created if it does not exist.
         source: a folder of clips, captioned by their `.txt` files, else by their names and folders' names; or a table
             (see `tables`).
-        clips: for a table, the folder that holds its clips in any depth; by default the table's own.
+        clips: for a table, the folder that holds its clips, at any depth; by default the table's own folder.
+        progress: called with how much is done, of how much: files of a folder, bytes of a table. If it raises, the
+            build stops, and the next one continues.
 
-    Raises: EchoReelError, naming the file and the reason. The library then keeps what it had, marked as unfinished
-        where something had changed already.
+    Raises: EchoReelError, naming the file and the reason. The library then keeps what it had. If the build had already
+        changed something, the library is marked as unfinished, and searching it is refused until a build has finished.
     """
     path, source = Path(path), Path(source)
     if not source.exists():
         raise EchoReelError(
             f"There is no {source.name} to build from: choose a folder of clips or a table of captions."
         )
-    kind = "folder" if source.is_dir() else "table"
-    root = source if kind == "folder" else Path(clips) if clips is not None else source.parent
+    root = source if source.is_dir() else Path(clips) if clips is not None else source.parent
     if not root.is_dir():
         raise EchoReelError(f"There is no folder of clips called {root.name}: choose another one.")
     try:
@@ -101,7 +102,7 @@ def build_library(
     except OSError as error:
         raise EchoReelError(f"The folder of {path.name} cannot be created ({error.strerror or error}).") from None
     with plain_errors(path), closing(connect(path, create=True)) as db:
-        return _Build(db, path.name, kind, source, root, progress or (lambda done, of: None)).run()
+        return _Build(db, path.name, source, root, progress or (lambda done, of: None)).run()
 
 
 class ClipFile(NamedTuple):
@@ -110,7 +111,7 @@ class ClipFile(NamedTuple):
     Attributes:
         path: relative to the folder, with "/" between.
         stem: its name without suffix.
-        stamp: when it and its text were written, and their sizes.
+        stamp: when it and its text were written, in nanoseconds, and their sizes in bytes.
         texted: whether a `.txt` file lies beside it.
     """
 
@@ -121,12 +122,12 @@ class ClipFile(NamedTuple):
 
 
 def walk_clips(root: Path, step: Callable[[], None] = lambda: None) -> Iterator[ClipFile | None]:
-    """The clips in a folder and the folders in it; None for what cannot be read.
+    """Lists the clips in a folder and the folders in it, with None for each file or folder that cannot be read.
 
-    Links are not followed, and count as what cannot be read: they may lead out of the folder, or in circles.
+    Links are not followed, and count as unreadable: they may lead out of the folder, or in circles.
 
     Args:
-        step: called for each folder; what it raises stops the walk.
+        step: called for each folder. If it raises, the walk stops.
     """
     folders = [""]
     while folders:
@@ -177,10 +178,8 @@ class _Clip(NamedTuple):
 
 
 class _Build:
-    def __init__(
-        self, db: sqlite3.Connection, name: str, kind: str, source: Path, root: Path, progress: Progress
-    ) -> None:
-        self.db, self.kind, self.source, self.root, self.progress = db, kind, source, root.absolute(), progress
+    def __init__(self, db: sqlite3.Connection, name: str, source: Path, root: Path, progress: Progress) -> None:
+        self.db, self.source, self.root, self.progress = db, source, root.absolute(), progress
         self.added = self.changed = self.removed = 0
         # Held until the end: a second build of the same library is told that this one is at work.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -188,7 +187,7 @@ class _Build:
             db.execute("BEGIN IMMEDIATE")
             version = pragma(db, "user_version")
             before = read_facts(db) if version else {}
-            if before and (before.get("kind"), before.get("source")) != (kind, source.name):
+            if before and before.get("source") != source.name:
                 raise EchoReelError(
                     f"The library {name} was built from {before.get('source')}: choose another name for the one from "
                     f"{source.name}, or delete {name} first."
@@ -204,7 +203,7 @@ class _Build:
         found = list(walk_clips(self.root, lambda: self.progress(0, 1)))
         files = [file for file in found if file]
         passed_over = len(found) - len(files)
-        if self.kind == "folder":
+        if self.source.is_dir():
             listing, counts = "", self._from_folder(files)
         else:
             stat = self.source.stat()
@@ -214,7 +213,7 @@ class _Build:
                 counts = self.before["captions"], self.before["on_disk"]
             else:
                 counts = self._from_table(files)
-        facts = {"kind": self.kind, "source": self.source.name, "root": str(self.root), "signature": listing}
+        facts = {"source": self.source.name, "root": str(self.root), "signature": listing}
         write_facts(self.db, **facts, captions=counts[0], on_disk=counts[1], complete=1)
         return BuildReport(*counts, self.added, self.changed, self.removed, passed_over, self.renewed)
 
@@ -286,7 +285,7 @@ class _Build:
         self.added += max(len(new) - len(old), 0)
         with self.db as db:
             db.execute("BEGIN IMMEDIATE")
-            write_facts(db, kind=self.kind, source=self.source.name, complete=0)
+            write_facts(db, source=self.source.name, complete=0)
             # ascending ids: the index writes out what it has gathered each time they go back
             db.executemany("DELETE FROM captions WHERE rowid = ?", ((id,) for id in sorted(old)))
             db.executemany(

@@ -13,12 +13,13 @@ from ..errors import EchoReelError
 
 APPLICATION = 0x4563686F  # "Echo", in the file's header: what tells a library from other databases
 VERSION = 3
-"""Formats 1 and 2 kept the clips, and in how many of them each word is, in tables of their own. They are rebuilt."""
+"""Formats 1 and 2 kept clips and counts of words in tables of their own. A library in these formats is rebuilt."""
 ELSEWHERE = 1 << 32
 """Clips on disk have lower ids, all others have ids from here on. FTS5 returns matches by ascending id, so the few
 clips on disk are found at once among millions of captions."""
 PATIENCE = 8
-"""Seconds that opening and searching a library may take: one from somebody else may be made to take forever."""
+"""Seconds of the processor's time that opening and searching a library may take: one from somebody else may be made to
+take forever."""
 
 LETTERS = "unicode61 categories 'L* N* Co M*'"
 """The tokenizer of queries: lower case, no accents. Marks, such as the vowel signs of Thai and Hindi, do not end a
@@ -38,14 +39,14 @@ _DEFINITIONS = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' 
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Opens a library, rolling back what an interrupted build had begun.
+    """Opens a library, and rolls back an interrupted transaction.
 
-    Statements are interrupted `PATIENCE` seconds from now on.
+    After `PATIENCE` seconds of this thread's processor time, statements on the connection are interrupted.
 
     Args:
-        create: also takes an older format, and an empty database, made where there is no file.
+        create: creates an empty database if there is no file, and accepts a library of an older format.
 
-    Raises: EchoReelError for a file that is no library, or of another version; sqlite3.Error for a damaged one.
+    Raises: EchoReelError if the file is not a library, or of another format version; sqlite3.Error if it is damaged.
     """
     if not create and not os.path.exists(path):
         raise EchoReelError(f"There is no library {path.name}: build it first.")
@@ -56,8 +57,8 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
             f"The library {path.name[:100]!r} cannot be opened: choose another name, or check its folder's permissions."
         ) from None
     try:
-        end = time.monotonic() + PATIENCE
-        db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+        end = time.thread_time() + PATIENCE
+        db.set_progress_handler(lambda: time.thread_time() > end, 10_000)
         db.execute("PRAGMA trusted_schema = OFF")  # a library may come from somebody else
         if not create or pragma(db, "schema_version"):
             _check(db, path.name, older=create)
@@ -68,7 +69,7 @@ def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
 
 
 def _check(db: sqlite3.Connection, name: str, older: bool) -> None:
-    """Refuses what is not a library, and whatever a library defines beside its own tables, such as triggers."""
+    """Refuses a database that is not a library, or that defines anything else, such as a trigger."""
     version = pragma(db, "user_version")
     if pragma(db, "application_id") != APPLICATION:
         raise EchoReelError(f"{name} is not a reference library: choose another file.")
@@ -79,7 +80,9 @@ def _check(db: sqlite3.Connection, name: str, older: bool) -> None:
     if version < VERSION:
         if older:
             return
-        raise EchoReelError(f"The library {name} is in an older format: run Build Reference Library again.")
+        raise EchoReelError(
+            f"The library {name} is in an older format: run Build Reference Library again; it rebuilds it."
+        )
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as ours:
         make_tables(ours)
         if set(db.execute(_DEFINITIONS)) != set(ours.execute(_DEFINITIONS)):
@@ -90,7 +93,7 @@ def _check(db: sqlite3.Connection, name: str, older: bool) -> None:
 
 
 def make_tables(db: sqlite3.Connection) -> None:
-    """Makes the tables, empty; those of an older format go."""
+    """Creates the tables, empty, and drops those of an older format."""
     for table in ("captions", "clips", "words", "facts"):
         db.execute(f"DROP TABLE IF EXISTS {table}")
     for statement in _SCHEMA:
@@ -102,7 +105,7 @@ def pragma(db: sqlite3.Connection, name: str) -> int:
 
 
 def read_facts(db: sqlite3.Connection) -> dict[str, str | int]:
-    """What a build notes down: kind, source, root, complete, captions, on_disk, signature."""
+    """What a build has noted: source, root, complete, captions, on_disk, signature."""
     return dict(db.execute("SELECT name, value FROM facts"))
 
 
@@ -112,7 +115,7 @@ def write_facts(db: sqlite3.Connection, **facts: str | int) -> None:
 
 @contextlib.contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Says in one sentence what SQLite found wrong with the library at `path`. Raises: EchoReelError."""
+    """Turns SQLite's errors into an EchoReelError that says what is wrong with the library at `path`."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):  # not the library's fault, and no advice helps

@@ -1,8 +1,8 @@
 """Finds clips in a reference library by words.
 
 The authors' demo picks its reference by searching all captions for the action word. Here FTS5 looks the words up, a
-bounded number of candidates is fetched, and these are ranked. FTS5's own ranking, bm25(), visits each caption that
-holds any of the words: seconds where common words are in millions of captions.
+bounded number of candidates is fetched, and these are ranked. What is visited for each word is bounded too, so that
+common words in millions of captions cost little: FTS5's own ranking, bm25(), visits every caption that holds any word.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from .words import asked
 __all__ = ["EchoReelError", "Hit", "find_clips"]
 
 CANDIDATES = 500
-"""How many captions with a clip on disk, and how many without, are ranked. If more contain all the words, the first in
-the library are."""
+"""How many captions with a clip on disk, and how many without, are ranked. If more hold all the words, these are the
+first in the library."""
 VISITED = 10_000
-"""Of a word's captions only this many, the first in the library, are counted, and joined with those of other words."""
+"""Only this many captions, the first in the library, are counted for each word. Captions that hold several words are
+looked for among the captions so counted for the rarest of them."""
 LONGEST_QUERY = 1 << 17
 """Only this many characters of a query are read."""
 MOST_WORDS = 16
@@ -42,7 +43,7 @@ class Hit:
         path: the clip's file, or None where it is not on this disk.
         file: the file's name as the library knows it, relative to the folder of clips, or "".
         link: where a table says that the clip is, or "". It is never followed.
-        score: the sum of the rarities of the query's words in it, in nats; higher is better.
+        score: how rare the query's words in it are, in nats (see `find_clips`); higher is better.
     """
 
     caption: str
@@ -53,7 +54,7 @@ class Hit:
 
 
 class _Word(NamedTuple):
-    """A word of a query, quoted for FTS5; the part of all captions that hold it; the last id counted for that."""
+    """A word of a query, quoted for FTS5, with the share of captions that hold it and the last id that was counted."""
 
     share: float
     text: str
@@ -63,12 +64,16 @@ class _Word(NamedTuple):
 def find_clips(library: str | os.PathLike, query: str, limit: int = 5) -> list[Hit]:
     """The best matches: up to `limit` with a clip on disk, then up to `limit` without, each best first.
 
-    All of the query is words: nothing in it is an operator. A caption need not hold all of them. Its score sums up how
-    rare those are that it does hold: ln(1 + captions / captions with the word), the inverse document frequency
-    (Spärck Jones 1972). Of equal scores, the caption with fewer words is first.
+    All of the query is words: nothing in it is an operator. A caption need not hold all of them. Its score is the sum
+    over the words that it does hold of ln(1 + captions / captions with the word), the inverse document frequency
+    (Spärck Jones, A statistical interpretation of term specificity, 1972). Between equal scores, the caption with fewer
+    words comes first.
 
-    Raises: EchoReelError where the query has no words, or there is no library, or it is of another kind, unfinished, in
-        an older format or damaged.
+    Args:
+        library: the library's file.
+
+    Raises: EchoReelError if the query has no words, if there is no library, or if the file is not a library, is
+        unfinished, damaged, or of another format version.
     """
     path = Path(library)
     with plain_errors(path), closing(connect(path)) as db, closing(sqlite3.connect(":memory:")) as memory:
@@ -110,7 +115,7 @@ def _words(memory: sqlite3.Connection, query: str) -> list[str]:
 
 
 def _counted(db: sqlite3.Connection, texts: Sequence[str], captions: int, first: int) -> list[_Word]:
-    """The words that captions with ids from `first` on hold, the rarest first."""
+    """Those of the words that captions with ids from `first` on hold, the rarest first."""
     words = []
     for text in texts:
         count, last = db.execute(
@@ -126,22 +131,22 @@ def _counted(db: sqlite3.Connection, texts: Sequence[str], captions: int, first:
 def _candidates(db: sqlite3.Connection, words: Sequence[_Word], first: int) -> dict[int, tuple]:
     """Captions with ids from `first` on: those that hold all the words, then fewer and rarer ones, then any of them.
 
-    By id, (words, caption, link, file).
+    Returns (words, caption, link, file) by id.
     """
     texts = [word.text for word in words]
     sizes = sorted({size for size in (len(words), 3, 2, 1) if 0 < size <= len(words)}, reverse=True)
-    asked = [(" AND ".join(texts[:size]), words[0].last) for size in sizes]
+    expressions = [(" AND ".join(texts[:size]), words[0].last) for size in sizes]
     if len(words) > 1:
-        asked.append((" OR ".join(texts), first + ELSEWHERE - 1))
+        expressions.append((" OR ".join(texts), first + ELSEWHERE - 1))
     found: dict[int, tuple] = {}
-    for expression, last in asked:
+    for expression, last in expressions:
         rows = db.execute(
             "SELECT rowid, words, coalesce(caption, words), link, file FROM captions WHERE captions MATCH ? "
             "AND rowid >= ? AND rowid <= ? LIMIT ?",
             (expression, first, last, CANDIDATES),
         )
-        for id, *texts_, file in rows:  # of whatever type, where the library is somebody else's
-            found[id] = *map(str, texts_), file and str(file)
+        for id, *strings, file in rows:  # of any type, where the library is somebody else's
+            found[id] = *map(str, strings), file and str(file)
         if len(found) >= CANDIDATES:
             break
     return found

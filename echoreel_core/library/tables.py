@@ -1,4 +1,4 @@
-"""Tables that caption clips, read row by row: WebVid's CSV, and JSON or JSON lines of any of the usual spellings."""
+"""Tables of captioned clips, read row by row: WebVid's CSV, and JSON or JSON lines with any of the usual keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LARGEST = 16 << 20
 
 
 class Row(NamedTuple):
-    """One captioned clip of a table; what the table does not say is "".
+    """One captioned clip of a table. What the table does not say is "".
 
     Attributes:
         file: the clip's path, relative to the folder of the clips.
@@ -54,11 +54,11 @@ class Row(NamedTuple):
 
 
 def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
-    """The rows that have a caption, each with how many bytes of the table have been read.
+    """Reads the rows that have a caption; with each comes how many bytes of the table have been read.
 
     Memory does not grow with the table.
 
-    Raises: EchoReelError, naming table and place, where it is none of these formats or damaged.
+    Raises: EchoReelError, naming the table and the row, if it is damaged or in none of these formats.
     """
     path = Path(path)
     read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json}.get(path.suffix.lower())
@@ -92,7 +92,7 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
 
 
 def _lines(text: TextIO, path: Path) -> Iterator[str]:
-    """Line by line; a file cut off may go on with zeros, without any end of a line."""
+    """Reads line by line. A file that was cut off may go on with zeros, and its last line may never end."""
     number = 0
     while line := text.readline(_LARGEST):
         number += 1
@@ -119,8 +119,9 @@ def _json(file: TextIO, path: Path) -> Iterator[Row]:
             except (ValueError, RecursionError) as error:
                 if chunk and len(text) - at < _LARGEST:
                     break  # the entry goes on in the next chunk
+                why = getattr(error, "msg", error)  # without the place, which is one in the chunk
                 raise EchoReelError(
-                    f"{path.name}, entry {number + 1:,}, is not valid JSON ({error}): it is damaged or cut off."
+                    f"{path.name}, entry {number + 1:,}, is not valid JSON ({why}): it is damaged or cut off."
                 ) from None
             number += 1
             yield _entry(entry, f"{path.name}, entry {number:,},")

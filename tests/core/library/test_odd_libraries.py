@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 
 from echoreel_core.errors import EchoReelError
+from echoreel_core.library import database
 from echoreel_core.library.build import build_library
 from echoreel_core.library.search import find_clips
 
@@ -107,7 +108,9 @@ def test_a_library_in_an_older_format_is_built_anew(tmp_path, version, content):
     with closing(sqlite3.connect(library)) as db:
         db.executescript(OLD.format(content=content, version=version, root=clips))
     before = library.read_bytes()
-    with pytest.raises(EchoReelError, match=r"l\.sqlite is in an older format: run Build Reference Library again"):
+    with pytest.raises(
+        EchoReelError, match=r"l\.sqlite is in an older format: run Build Reference Library again; it rebuilds"
+    ):
         found(library, "jumping")
     make_clips(tmp_path / "others", {"a": "a jump"})
     with pytest.raises(EchoReelError, match="built from clips"):
@@ -139,18 +142,13 @@ def test_two_builds_of_a_new_library_at_once(tmp_path):
     assert build_library(tmp_path / "l.sqlite", clips).captions == 300
 
 
+ENDLESS = [
+    "DROP TABLE facts",
+    "CREATE VIEW facts AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+    "SELECT 'root' AS name, max(i) AS value FROM n",
+]
 HARM = {
-    "a view without end": [
-        "DROP TABLE facts",
-        "CREATE VIEW facts AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-        "SELECT 'root' AS name, max(i) AS value FROM n",
-    ],
-    "a view in an older format": [
-        "DROP TABLE facts",
-        "CREATE VIEW facts AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-        "SELECT 'root' AS name, max(i) AS value FROM n",
-        "PRAGMA user_version = 2",
-    ],
+    "a view without end": ENDLESS,
     "a trigger": ["CREATE TRIGGER captions_t AFTER INSERT ON facts BEGIN DELETE FROM facts; END"],
     "facts of other types": ["UPDATE facts SET value = x'00' WHERE name = 'captions'"],
     "no root": ["DELETE FROM facts WHERE name = 'root'"],
@@ -171,6 +169,17 @@ def test_a_library_made_to_do_harm_is_refused_at_once(tmp_path, name):
     with pytest.raises(EchoReelError, match=r"l\.sqlite"):
         found(library, "jump")
     assert time.perf_counter() - begin < 5
+
+
+def test_an_older_format_made_to_take_forever(tmp_path, monkeypatch):
+    library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
+    build_library(library, clips)
+    with closing(sqlite3.connect(library)) as db:
+        for statement in [*ENDLESS, "PRAGMA user_version = 2"]:
+            db.execute(statement)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
+    with pytest.raises(EchoReelError, match=r"l\.sqlite.*too slow"):
+        build_library(library, clips)
 
 
 def test_captions_of_other_types_are_shown_as_text(tmp_path):
