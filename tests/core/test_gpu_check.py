@@ -36,7 +36,8 @@ def test_all_of_it_in_the_small_form(tmp_path):
     without_av.mkdir()
     (without_av / "av.py").write_text("raise ImportError('not here')")
     page = tmp_path / "gpu.md"
-    command = [sys.executable, ROOT / "benchmarks" / "gpu_check.py", "--device", "cpu", "--small", "--markdown", page]
+    options = ["--device", "cpu", "--small", "--minutes", "20", "--markdown", page]
+    command = [sys.executable, ROOT / "benchmarks" / "gpu_check.py", *options]
     environment = {**os.environ, "PYTHONPATH": str(without_av), "COMFYUI_PATH": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
