@@ -45,7 +45,7 @@ CHECKS = {
         Check("layer-lvdm", layers.check_lvdm, 240),
     )
 }
-"""In the order in which they run. Each is stopped after so many seconds, but for its small form."""
+"""In the order in which they run, each with its limit in seconds; the small form has none."""
 
 MARGIN = 5.0
 """Seconds of the time allowed that are kept for ending processes."""

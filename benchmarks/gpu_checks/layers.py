@@ -33,7 +33,7 @@ class Subject:
     Attributes:
         make: a call of the block on its input, and the block's sites; the same numbers each time.
         layers: what is added at the sites.
-        compiling: seconds that it takes about.
+        compiling: about how many seconds it takes.
     """
 
     name: str
@@ -73,7 +73,7 @@ def check_host(bench: Bench, names: dict[str, str]) -> None:
     try:
         operations = host_blocks.find_comfyui(bench.device.type)
     except ImportError as error:
-        bench.row(", ".join(names.values()), f"skipped: ComfyUI is not at hand ({error})", "set COMFYUI_PATH")
+        bench.row(", ".join(names.values()), f"skipped: no ComfyUI found ({error})", "set COMFYUI_PATH")
         return
     for key, name in names.items():
         with bench.attempt(name):

@@ -131,7 +131,7 @@ def untrainable_classes(reasons: Mapping[str, str]) -> Callable[[Any], str | Non
 
 
 def format_named(name: str, by_channels: Mapping[int, str] | None = None) -> Callable[[int], Any]:
-    """The host's latent format of that name, or of another one for latents of so many channels.
+    """The host's latent format of that name, or another one chosen by the latents' channels.
 
     It is looked up when it is needed: older hosts lack some.
     """
