@@ -23,7 +23,7 @@ class TokenGrid:
     """Where the video's tokens are in a block's hidden state, for one call of the model.
 
     Attributes:
-        latent_frames: latent frames of the clip in this call (of the window, if the model sees one), `leading` included.
+        latent_frames: latent frames of the clip, or of the window of it that this call sees, `leading` included.
         size: (height, width) of a frame in tokens; in a UNet, at its finest level.
         first: index of the clip's first token; the tokens before it are something else.
         leading: number of first latent frames that hold a reference image and are not part of the clip.
