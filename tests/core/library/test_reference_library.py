@@ -219,10 +219,14 @@ def test_json(tmp_path, monkeypatch, suffix, chunk):
     assert find_clips(tmp_path / "l.sqlite", "pair")[0].path is None
 
 
-def test_absolute_paths_in_a_table(tmp_path, clips):
+def test_paths_in_a_table(tmp_path, clips):
+    paths = [str(clips / "walk.webm"), "./walk.webm", "dogs\\rex.mp4", "rex", "../clips/walk.webm", "dogs", "", "none"]
     table = tmp_path / "t.jsonl"
-    table.write_text(json.dumps({"path": str(clips / "walk.webm"), "text": "stroll"}))
-    assert build_library(tmp_path / "l.sqlite", table, clips).on_disk == 1
+    table.write_text("\n".join(json.dumps({"path": path, "text": "a stroll"}) for path in paths))
+    assert build_library(tmp_path / "l.sqlite", table, clips).on_disk == 4
+    assert [hit.file for hit in find_clips(tmp_path / "l.sqlite", "stroll")][:4] == ["walk.webm"] * 2 + [
+        "dogs/rex.mp4"
+    ] * 2
 
 
 @pytest.mark.parametrize(
