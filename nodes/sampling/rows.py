@@ -14,6 +14,9 @@ from ...echoreel_core.action.action import Role
 UNBOUNDED = 2147483648
 """What the host writes for an axis that an area does not limit."""
 
+LISTS = "echoreel_lists"
+"""Where an entry of a conditioning says in which of the guider's lists it is."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -41,33 +44,36 @@ class Chunk:
     place: Place | None = None
 
 
+def note_lists(conds: Mapping[str, Sequence[dict]]) -> None:
+    """Writes into every entry of a guider's lists which of them hold it.
+
+    Entries are a run's own, and whoever cuts the lists to size copies what is written in them. Their uuids say less:
+    the host copies an entry with an area, uuid included, into the lists that lack one there.
+    """
+    for entries in conds.values():
+        for entry in entries or ():
+            entry[LISTS] = tuple(other for other, others in conds.items() if any(entry is e for e in others or ()))
+
+
 @dataclass
 class Conditionings:
-    """The conditionings of a sampling run, and those that are being worked off right now.
+    """The conditionings of a sampling run that are being worked off right now.
 
     Attributes:
-        lists: uuids of the guider's lists, by name. The host copies a conditioning with an area, uuid included, into
-            the lists that lack one there, so a uuid may be in several.
-        roles: of the lists in the call being worked off, in the order `cond_or_uncond` counts them.
-        places: in it, by (number of the list, uuid).
-        latents: that it is worked off on. texts: (text tokens, chunk) of each conditioning in it.
+        roles: of their lists, in the order `cond_or_uncond` counts them.
+        places: by (number of the list, uuid).
+        latents: that they are worked off on. texts: (text tokens, chunk) of each conditioning.
     """
 
-    lists: dict[str, frozenset] = field(default_factory=dict)
     roles: tuple[Role, ...] = ()
     places: dict[tuple[int, Any], Place | None] = field(default_factory=dict)
     latents: Tensor | None = None
     texts: list[tuple[Tensor, Chunk]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, conds: Mapping[str, Sequence[Mapping]]) -> Conditionings:
-        """Those of a guider."""
-        return cls({name: frozenset(_uuids(entries)) for name, entries in conds.items()})
-
-    def within(self, conds: Sequence[Sequence[Mapping] | None], latents: Tensor) -> Conditionings:
-        """The same while these lists are worked off on `latents` [B, C, T, H, W] or [B, C, H, W]."""
-        now = Conditionings(self.lists, tuple(self._role(index, entries) for index, entries in enumerate(conds)))
-        now.latents = latents
+    def of(cls, conds: Sequence[Sequence[Mapping] | None], latents: Tensor) -> Conditionings:
+        """Those in these lists, which are worked off on `latents` [B, C, T, H, W] or [B, C, H, W]."""
+        now = cls(tuple(_role(index, entries) for index, entries in enumerate(conds)), latents=latents)
         for index, entries in enumerate(conds):
             for entry in entries or ():
                 place = _place(entry.get("area"), latents)
@@ -76,14 +82,6 @@ class Conditionings:
                 if text is not None:
                     now.texts.append((text, Chunk(now.roles[index], place)))
         return now
-
-    def _role(self, index: int, entries: Sequence[Mapping] | None) -> Role:
-        """The role of the list whose conditionings these are, or most of them."""
-        uuids = frozenset(_uuids(entries))
-        likeness = {name: len(uuids & own) - len(uuids ^ own) for name, own in self.lists.items() if uuids & own}
-        if not likeness:
-            return "negative" if index == 1 else "positive"
-        return "negative" if "negative" in max(likeness, key=likeness.__getitem__) else "positive"
 
     def chunks(self, options: Mapping[str, Any], x: Tensor, text: Tensor | None) -> tuple[Chunk, ...]:
         """The chunks of a call, in order.
@@ -136,6 +134,7 @@ class Conditionings:
         expected = self.latents.shape[2:] if chunk.place is None else chunk.place.size[-axes:]
         if tuple(first.shape[1:]) == tuple(expected):
             return chunk
+        first = first.to(self.latents)  # another GPU's part of the batch
         corner = first[(slice(None), *(0,) * axes)]
         starts = (self.latents[0] == corner.view(-1, *(1,) * axes)).all(0).nonzero()
         for start in starts.tolist():
@@ -144,6 +143,30 @@ class Conditionings:
             if torch.equal(self.latents[0][cut], first):
                 return replace(chunk, place=_place([*first.shape[1:], *start], self.latents))
         return chunk
+
+
+def _role(index: int, entries: Sequence[Mapping] | None) -> Role:
+    """The role of the list that these entries are of; where they do not say, the host's second list is negative."""
+    lists = [name for entry in entries or () for name in entry.get(LISTS, ())]
+    roles: set[Role] = {"negative" if "negative" in name else "positive" for name in lists}
+    return roles.pop() if len(roles) == 1 else "negative" if index == 1 else "positive"
+
+
+def _placed(self, chunk: Chunk, first: Tensor) -> Chunk:
+    """The chunk where its latents [C, ...], of its first row, lie in those that are being worked off."""
+    axes = first.dim() - 1
+    expected = self.latents.shape[2:] if chunk.place is None else chunk.place.size[-axes:]
+    if tuple(first.shape[1:]) == tuple(expected):
+        return chunk
+    first = first.to(self.latents)  # another GPU's part of the batch
+    corner = first[(slice(None), *(0,) * axes)]
+    starts = (self.latents[0] == corner.view(-1, *(1,) * axes)).all(0).nonzero()
+    for start in starts.tolist():
+        ends = [begin + size for begin, size in zip(start, first.shape[1:], strict=True)]
+        cut = (slice(None), *(slice(*span) for span in zip(start, ends, strict=True)))
+        if torch.equal(self.latents[0][cut], first):
+            return replace(chunk, place=_place([*first.shape[1:], *start], self.latents))
+    return chunk
 
 
 def _uuids(entries: Sequence[Mapping] | None) -> list:
@@ -156,7 +179,7 @@ def _place(area: Sequence[int] | None, latents: Tensor) -> Place | None:
         return None
     full = tuple(latents.shape[2:])
     axes = len(area) // 2
-    sizes, starts = list(area[:axes])[-len(full) :], list(area[axes:])[-len(full) :]
+    sizes, starts = list(area[:axes])[: len(full)], list(area[axes:])[: len(full)]
     sizes = [UNBOUNDED] * (len(full) - len(sizes)) + sizes
     starts = [0] * (len(full) - len(starts)) + starts
     sizes = [min(size, length - start) for size, start, length in zip(sizes, starts, full, strict=True)]
