@@ -87,62 +87,77 @@ class Conditionings:
         """The chunks of a call, in order.
 
         Other packs cut the batch that the host hands them. Of a part with fewer rows than its `cond_or_uncond` stands
-        for, the text tells which one it is. More rows are several tiles, one after the other. Where a tile lies, its
-        latents tell, as they are a part of those that are being worked off.
+        for, the text tells which one it is. More rows are several tiles, one after the other. Where a tile lies, or
+        which area of several it is, its latents tell: they are a part of those that are being worked off.
 
         Args:
             options: transformer_options of the call.
             x: its latents.
             text: [rows, L, C], its text tokens.
         """
-        found = self._in_order(options, x, text)
-        if self.latents is None:
-            return found
-        rows = max(x.shape[0] // len(found), 1)
-        return tuple(self._placed(chunk, x[min(i * rows, len(x) - 1)]) for i, chunk in enumerate(found))
-
-    def _in_order(self, options: Mapping[str, Any], x: Tensor, text: Tensor | None) -> tuple[Chunk, ...]:
         order = options.get("cond_or_uncond", (0,))
         uuids = options.get("uuids", ())
         if len(uuids) != len(order):
             uuids = (None,) * len(order)
-        found = tuple(self._chunk(index, uuid) for index, uuid in zip(order, uuids, strict=True))
-        rows = len(x) if self.latents is None else self.latents.shape[0]
-        if self.latents is None or len(x) >= rows * len(order):
-            return found * max(len(x) // (rows * len(order)), 1)
-        parts = max(len(x) // rows, 1)
-        if text is None or len(set(found)) == 1:
-            return found[:parts]
-        return tuple(self._chunk_of_text(part, found[0]) for part in text.chunk(parts))
+        found = [self._told(index, uuid) for index, uuid in zip(order, uuids, strict=True)]
+        if self.latents is None:
+            return tuple(chunks[0] for chunks in found)
+        rows = self.latents.shape[0]
+        if len(x) >= rows * len(order):
+            found *= len(x) // (rows * len(order))
+        else:
+            found = self._read(found, text, max(len(x) // rows, 1))
+        rows = max(len(x) // len(found), 1)
+        return tuple(self._placed(chunks, x[min(i * rows, len(x) - 1)]) for i, chunks in enumerate(found))
 
-    def _chunk(self, index: int, uuid: Any) -> Chunk:
+    def _told(self, index: int, uuid: Any) -> list[Chunk]:
+        """What a chunk can be by its list and, where that is known, its uuid."""
         role = self.roles[index] if index < len(self.roles) else "negative" if index == 1 else "positive"
-        if uuid is None:
-            places = {place for (number, _), place in self.places.items() if number == index}
-            return Chunk(role, places.pop() if len(places) == 1 else None)
-        return Chunk(role, self.places.get((index, uuid)))
+        if (index, uuid) in self.places:
+            return [Chunk(role, self.places[index, uuid])]
+        places = [place for (number, _), place in self.places.items() if number == index]
+        return [Chunk(role, place) for place in dict.fromkeys(places)] or [Chunk(role)]
 
-    def _chunk_of_text(self, text: Tensor, otherwise: Chunk) -> Chunk:
-        for known, chunk in self.texts:
-            if known.shape[1:] == text.shape[1:] and torch.equal(known[:1].to(text), text[:1]):
-                return chunk
-        return otherwise
+    def _read(self, told: list[list[Chunk]], text: Tensor | None, parts: int) -> list[list[Chunk]]:
+        """The same for a call of fewer parts than it is told to have, by their text."""
+        if text is None or len({chunk for chunks in told for chunk in chunks}) == 1:
+            return told[:parts]
+        read = [[chunk for known, chunk in self.texts if _is_text(part, known)] for part in text.chunk(parts)]
+        return [chunks or others for chunks, others in zip(read, told, strict=False)]
 
-    def _placed(self, chunk: Chunk, first: Tensor) -> Chunk:
-        """The chunk where its latents [C, ...], of its first row, lie in those that are being worked off."""
+    def _placed(self, chunks: Sequence[Chunk], first: Tensor) -> Chunk:
+        """The one of these chunks whose latents in its first row [C, ...] these are; of none of them, a tile."""
         axes = first.dim() - 1
-        expected = self.latents.shape[2:] if chunk.place is None else chunk.place.size[-axes:]
-        if tuple(first.shape[1:]) == tuple(expected):
-            return chunk
+        full = self.latents.shape[2:]
+        sizes = {chunk: tuple(chunk.place.size[-axes:] if chunk.place else full) for chunk in chunks}
+        fitting = [chunk for chunk, size in sizes.items() if size == tuple(first.shape[1:])]
+        if len(fitting) == 1:
+            return fitting[0]
         first = first.to(self.latents)  # another GPU's part of the batch
+        for chunk in fitting:
+            if torch.equal(self._part(chunk.place.start[-axes:] if chunk.place else (0,) * axes, first), first):
+                return chunk
+        if fitting:
+            return fitting[0]
         corner = first[(slice(None), *(0,) * axes)]
         starts = (self.latents[0] == corner.view(-1, *(1,) * axes)).all(0).nonzero()
         for start in starts.tolist():
-            ends = [begin + size for begin, size in zip(start, first.shape[1:], strict=True)]
-            cut = (slice(None), *(slice(*span) for span in zip(start, ends, strict=True)))
-            if torch.equal(self.latents[0][cut], first):
-                return replace(chunk, place=_place([*first.shape[1:], *start], self.latents))
-        return chunk
+            if torch.equal(self._part(start, first), first):
+                return replace(chunks[0], place=_place([*first.shape[1:], *start], self.latents))
+        return chunks[0]
+
+    def _part(self, start: Sequence[int], like: Tensor) -> Tensor:
+        """The latents [C, ...] from there on, of the size of others."""
+        spans = (slice(begin, begin + size) for begin, size in zip(start, like.shape[1:], strict=True))
+        return self.latents[0][(slice(None), *spans)]
+
+
+def _is_text(text: Tensor, known: Tensor) -> bool:
+    """Whether these are the tokens [rows, L, C] of a prompt; the host repeats it, to put it beside a longer one."""
+    if text.dim() != known.dim() or text.shape[2:] != known.shape[2:] or text.shape[1] % known.shape[1]:
+        return False
+    times = text.shape[1] // known.shape[1]
+    return torch.equal(known[:1].to(text).repeat(1, times, *[1] * (text.dim() - 2)), text[:1])
 
 
 def _role(index: int, entries: Sequence[Mapping] | None) -> Role:
@@ -150,27 +165,6 @@ def _role(index: int, entries: Sequence[Mapping] | None) -> Role:
     lists = [name for entry in entries or () for name in entry.get(LISTS, ())]
     roles: set[Role] = {"negative" if "negative" in name else "positive" for name in lists}
     return roles.pop() if len(roles) == 1 else "negative" if index == 1 else "positive"
-
-
-def _placed(self, chunk: Chunk, first: Tensor) -> Chunk:
-    """The chunk where its latents [C, ...], of its first row, lie in those that are being worked off."""
-    axes = first.dim() - 1
-    expected = self.latents.shape[2:] if chunk.place is None else chunk.place.size[-axes:]
-    if tuple(first.shape[1:]) == tuple(expected):
-        return chunk
-    first = first.to(self.latents)  # another GPU's part of the batch
-    corner = first[(slice(None), *(0,) * axes)]
-    starts = (self.latents[0] == corner.view(-1, *(1,) * axes)).all(0).nonzero()
-    for start in starts.tolist():
-        ends = [begin + size for begin, size in zip(start, first.shape[1:], strict=True)]
-        cut = (slice(None), *(slice(*span) for span in zip(start, ends, strict=True)))
-        if torch.equal(self.latents[0][cut], first):
-            return replace(chunk, place=_place([*first.shape[1:], *start], self.latents))
-    return chunk
-
-
-def _uuids(entries: Sequence[Mapping] | None) -> list:
-    return [entry["uuid"] for entry in entries or () if "uuid" in entry]
 
 
 def _place(area: Sequence[int] | None, latents: Tensor) -> Place | None:

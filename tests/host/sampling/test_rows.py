@@ -70,7 +70,8 @@ def frames_in_batch(pack, folders, tmp_path_factory, request):
         path = tmp_path_factory.mktemp("adapter") / f"{request.param}.safetensors"
         echoreel = adapters.adapter_for(path, tiny, find_family(unet).sites(unet))
     patched = apply(model, echoreel, adapters.random_action(echoreel), mask=noise(FRAMES, 8, 8).sigmoid())
-    prompts = prompt(width, area=(8, 4, 0, 4), strength=1.0) + prompt(width, seed=3), prompt(width, seed=2)
+    positive = prompt(width, area=(8, 4, 0, 4), strength=1.0) + prompt(width, tokens=6, seed=3)
+    prompts = positive, prompt(width, tokens=4, seed=2)
     return lambda model: sample(model, torch.zeros(FRAMES, 4, 8, 8), *prompts, steps=1), patched, model
 
 
@@ -86,14 +87,13 @@ def run(model, positive=None, negative=None, **options):
 
 
 @pytest.mark.parametrize("how", [one_by_one, shortened, reordered], ids=lambda how: how.__name__)
-@pytest.mark.parametrize("order", ["before", "after"])
-def test_a_batch_that_is_cut_is_the_same(model, echoreel, action, how, order):
-    expected = run(apply(model, echoreel, action))
-    if order == "before":
-        patched = apply(cut(model, how), echoreel, action)
-    else:
-        patched = cut(apply(model, echoreel, action), how)
-    torch.testing.assert_close(run(patched), expected, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("areas", [False, True])
+def test_a_batch_that_is_cut_is_the_same(model, echoreel, action, how, areas):
+    """Also where areas of one size have one text, as those that the host copies into the negative list have."""
+    sides = [prompt(4096, area=(8, 6, 0, left), strength=1.0, set_area_to_bounds=False) for left in (0, 6)]
+    patched = apply(model, echoreel, action, mask=noise(2, HEIGHT, WIDTH).sigmoid())
+    prompts = {"positive": sides[0] + sides[1]} if areas else {}
+    torch.testing.assert_close(run(cut(patched, how), **prompts), run(patched, **prompts), rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_of_frames_that_is_cut_is_the_same(frames_in_batch):
@@ -101,7 +101,7 @@ def test_a_batch_of_frames_that_is_cut_is_the_same(frames_in_batch):
     expected = outcome(patched)
     assert not torch.allclose(outcome(plain), expected, atol=1e-3)
     for how in (one_by_one, shortened, reordered):
-        torch.testing.assert_close(outcome(cut(patched, how)), expected, rtol=1e-3, atol=1e-4, msg=how.__name__)
+        assert (outcome(cut(patched, how)) - expected).norm() < 1e-5 * expected.norm(), how.__name__
 
 
 @pytest.mark.parametrize("masked", [False, True])
