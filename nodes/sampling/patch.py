@@ -53,6 +53,10 @@ class RunState:
     range: tuple[float, float] | None = None
     schedule: tuple[float, ...] = ()
 
+    def __deepcopy__(self, _memo: dict) -> RunState:
+        """Itself: it stays the run's own where another pack copies transformer_options."""
+        return self
+
 
 @dataclass
 class CallState:
@@ -96,6 +100,10 @@ class ActionPatch:
     end_percent: float = 1.0
     control: Control = field(default_factory=Control)
     node_id: str | None = None
+
+    def __deepcopy__(self, _memo: dict) -> ActionPatch:
+        """Itself: it never changes."""
+        return self
 
     def sampling(self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict, *args: Any, **kwargs: Any) -> Any:
         """SAMPLER_SAMPLE wrapper: opens the run's state and notes of which list every conditioning is."""
