@@ -54,7 +54,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "duration",
-                    default=0.0,
+                    default=2.5,  # what the released EchoReel saw of a clip: 16 frames, every 4th of 25 a second
                     min=0.0,
                     max=100000.0,
                     step=0.001,
@@ -77,7 +77,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 io.Combo.Input(
                     "sampling",
                     options=list(SAMPLING),
-                    default="every nth frame",
+                    default="spread evenly",
                     tooltip=(
                         "Which frames to take. 'every nth frame': from the start, skipping frames in between, as the "
                         "released EchoReel was trained. 'spread evenly': over the whole span, including its first and "
@@ -132,7 +132,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 io.Combo.Input(
                     "crop",
                     options=list(CROPS),
-                    default="stretch",
+                    default="center",
                     tooltip=(
                         "How the clip is fitted to this size. 'stretch': distorts it to fit, as the released EchoReel "
                         "was trained. 'center': keeps its shape and crops the sides. 'pad': keeps its shape and adds "

@@ -84,6 +84,8 @@ class VideoFrames:
         ]
         if self.repeated:
             lines.append(f"The span is too short: its last frame is repeated {counted(self.repeated, 'time')}.")
+        elif (held := len(set(times))) < taken:
+            lines.append(f"The span holds only {counted(held, 'frame')}: some are taken more than once.")
         lines.append(f"Shown at (s): {' '.join(times[:taken])}")
         return "\n".join(lines)
 

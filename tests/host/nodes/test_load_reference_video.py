@@ -5,6 +5,7 @@ import io
 import os
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from video_clips import bars, numbers, turn, write_clip
@@ -52,6 +53,13 @@ def run(node, file="clip.mp4", **inputs):
     return output.args
 
 
+def tall_square(index, size):
+    """A black square, slightly moving, in the middle of a white picture that is higher than wide."""
+    picture = np.full((size[1], size[0], 3), 255, np.uint8)
+    picture[28:52, 10 + index % 4 : 34 + index % 4] = 0
+    return picture
+
+
 def host_video(path, **trim):
     from comfy_api.latest import InputImpl
 
@@ -95,6 +103,19 @@ def test_a_file(node, folder):
     assert "clip.mp4" in info and "0.480" in info
     (folder / "clip.txt").write_text("a clip of bars")
     assert run(node)[2] == "a clip of bars"
+
+
+@pytest.mark.parametrize("count, rate", [(16, 25), (100, 25), (300, 60)])
+def test_the_defaults_suit_any_clip(node, folder, count, rate):
+    """As many frames as the released EchoReel takes, of the time it was trained on, none twice, nobody squashed."""
+    inputs = {entry.id: entry.default for entry in node.define_schema().inputs[1:10]}
+    write_clip(folder / "any.mp4", count, rate=rate, size=(48, 80), picture=tall_square)
+    frames, fps, _, info = node.execute(file="any.mp4", **inputs).args
+    assert frames.shape == (16, 256, 256, 3)
+    assert len(set(info.splitlines()[-1].split()[3:])) == 16 and "repeated" not in info
+    assert 15 / fps == pytest.approx(min(count / rate, 2.5), abs=1.5 / rate)
+    dark = frames[0].mean(-1) < 0.5
+    assert dark.any(0).sum() == pytest.approx(dark.any(1).sum(), abs=8)
 
 
 @pytest.mark.parametrize(
