@@ -1,0 +1,21 @@
+// Every sentence the page says, by its name; in other languages it is in locales/<language>/main.json.
+export const ENGLISH = {
+  choose: 'Choose a clip, or drop one here, to see the frames that will be taken.',
+  elsewhere: '“{input}” comes from another node: run the graph to see the frames taken.',
+  changed: 'Run the graph again to see the frames of these settings.',
+  noAnswer: 'The frames cannot be shown: ComfyUI does not answer.',
+  repeats: 'The span ends too early: its last frame is repeated {count} times. Take fewer frames, or “spread evenly”.',
+  twice: 'The span holds only {count} frames: some are taken more than once. Take fewer frames, or a longer span.',
+  taken: '{count} frames taken, {from} s to {to} s',
+  takenOne: '1 frame taken, at {from} s',
+  span: '{from} s to {to} s of {length} s',
+  frame: 'Frame {number}: shown at {time} s',
+  frameAgain: 'Frame {number}: the one before again',
+  play: 'Play the frames taken',
+  pause: 'Pause',
+  moveSpan: 'Move the span',
+  startSpan: 'Start of the span',
+  endSpan: 'End of the span',
+  keys: 'Drag, with Shift for fine steps. Keys: arrows move by a frame, Page Up and Page Down by a second, Home and End as far as it goes.',
+  upload: 'Choose a clip to upload',
+};
