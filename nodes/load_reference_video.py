@@ -23,7 +23,7 @@ from .pictures.filmstrip import facts, filmstrip
 SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
 NOT_CONNECTED = object()
 FILMSTRIP = "echoreel_filmstrip"
-"""What a run tells the page, as JSON: `facts` of the frames and the address of their picture."""
+"""What a run tells the page, as JSON: `facts` of the frames, the address of their picture, what the widgets said."""
 
 
 class LoadReferenceVideo(io.ComfyNode):
@@ -39,7 +39,17 @@ class LoadReferenceVideo(io.ComfyNode):
                 "with a variable frame rate (phones, screen recordings) keep their speed; only the chosen frames are "
                 "decoded."
             ),
-            search_aliases=["reference clip", "load video frames", "echoreel video"],
+            search_aliases=[
+                "reference video",
+                "reference clip",
+                "pose",
+                "vid2vid",
+                "video to video",
+                "load video frames",
+                "load gif",
+                "image sequence",
+                "echoreel video",
+            ],
             inputs=[
                 io.Combo.Input(
                     "file",
@@ -213,7 +223,10 @@ class LoadReferenceVideo(io.ComfyNode):
             taken, begin, length = read_video(path, choice, **shape), Fraction(0), video_length(path)
         else:
             taken, begin, length = _from_host(video, choice, shape)
-        shown = {**facts(taken, begin, length, width / height), "picture": _for_the_page(taken.frames)}
+        widgets = {"start": start, "duration": duration, "frame_count": frame_count, "sampling": sampling}
+        widgets |= {"every_nth": every_nth, "target_fps": target_fps, "width": width, "height": height, "crop": crop}
+        shown = facts(taken, begin, length, width / height)
+        shown |= {"picture": _for_the_page(taken.frames), "widgets": {"file": file, **widgets}}
         ui = {FILMSTRIP: [json.dumps(shown)]}
         return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary(), ui=ui)
 

@@ -17,5 +17,8 @@ export const ENGLISH = {
   startSpan: 'Start of the span',
   endSpan: 'End of the span',
   keys: 'Drag, with Shift for fine steps. Keys: arrows move by a frame, Page Up and Page Down by a second, Home and End as far as it goes.',
-  upload: 'Choose a clip to upload',
+  upload: 'choose a clip to upload',
+  uploading: 'Uploading {name} …',
+  notUploaded: '{name} was not uploaded: {why}.',
+  noClip: '{name} is not a clip. Take one of {kinds}, or several pictures for an image sequence.',
 };

@@ -3,11 +3,12 @@
 import { app } from '../../scripts/app.js';
 import { api } from '../../scripts/api.js';
 import { follow } from './follow.js';
-import { learn, say } from './words.js';
+import { say } from './words.js';
 import { Frames } from './reference_video/frames.js';
 import { Player } from './reference_video/player.js';
 import { setPicture } from './reference_video/sprite.js';
 import { Timeline } from './reference_video/timeline.js';
+import { Upload } from './reference_video/upload.js';
 
 const NODE = 'EchoReelLoadReferenceVideo';
 const ASKED = ['file', 'start', 'duration', 'frame_count', 'sampling', 'every_nth', 'target_fps', 'width', 'height', 'crop'];
@@ -20,7 +21,7 @@ class ReferenceVideo {
   #node;
   #asked = ''; // values shown or on their way
   #clip = null; // {file, length, rate}
-  #ran = null; // {strip, asked}: what the last run took
+  #ran = null; // the strip of what the last run took, and what the widgets said
   #timer;
   #request;
 
@@ -37,6 +38,11 @@ class ReferenceVideo {
     this.element = document.createElement('div');
     this.element.className = 'echoreel-reference';
     this.element.append(this.player.element, this.timeline.element, this.frames.element);
+    this.upload = new Upload(node, this.element, {
+      choose: (name) => this.#choose(name),
+      say: (sentence) => this.#say(sentence),
+      done: () => this.refresh(true),
+    });
     this.element.addEventListener('wheel', (event) => this.#wheel(event));
     // the middle button moves the canvas, as it does over the host's own text boxes
     this.element.addEventListener('pointerdown', (event) => event.button === 1 && app.canvas.processMouseDown(event));
@@ -65,12 +71,11 @@ class ReferenceVideo {
     if (!this.#node.graph) return;
     this.frames.watch();
     const values = Object.fromEntries(ASKED.map((name) => [name, this.#widget(name)?.value]));
-    const asked = new URLSearchParams(values).toString();
     if (this.#elsewhere()) {
-      this.#showRun(asked, values);
+      this.#showRun(values);
       return;
     }
-    this.#ran = null;
+    const asked = new URLSearchParams(values).toString();
     if (this.#clip?.file !== values.file) this.#clip = null;
     this.timeline.show(this.#clip, values);
     if (asked === this.#asked && !again) return;
@@ -123,13 +128,13 @@ class ReferenceVideo {
   #executed(output) {
     const told = output?.echoreel_filmstrip?.[0];
     if (!told || !this.#elsewhere()) return;
-    const strip = JSON.parse(told);
-    this.#ran = { strip: { ...strip, picture: api.apiURL(strip.picture) }, asked: null };
+    this.#ran = JSON.parse(told);
+    this.#ran.picture = api.apiURL(this.#ran.picture);
     this.refresh();
   }
 
   /** Where another node decides on the frames: those of the last run, if there was one. */
-  #showRun(asked, values) {
+  #showRun(values) {
     this.#cancel();
     this.#asked = '';
     this.#clip = null;
@@ -138,15 +143,12 @@ class ReferenceVideo {
       this.#say(say('elsewhere', { input: this.#elsewhere() }));
       return;
     }
-    const { strip } = this.#ran;
-    const first = this.#ran.asked === null;
-    if (first) this.#ran.asked = asked;
-    this.timeline.show({ length: strip.length, rate: strip.rate }, values);
-    if (asked !== this.#ran.asked) {
+    const linked = this.#node.inputs.filter(({ link }) => link != null).map(({ name }) => name);
+    const own = ASKED.filter((name) => !linked.includes(name) && !(name === 'file' && linked.includes('video')));
+    this.#show(this.#ran, { ...values, ...Object.fromEntries(linked.map((name) => [name, this.#ran.widgets[name]])) });
+    if (own.some((name) => String(values[name]) !== String(this.#ran.widgets[name]))) {
       this.#fade();
       this.player.say(say('changed'));
-    } else {
-      this.#show(strip, values);
     }
   }
 
@@ -185,6 +187,14 @@ class ReferenceVideo {
     return input && (input.localized_name ?? input.name);
   }
 
+  #choose(name) {
+    const { values } = this.#widget('file').options;
+    if (!values.includes(name)) values.push(name);
+    this.#ran = null;
+    if (this.#widget('file').value === name) this.refresh(true);
+    else this.#set('file', name);
+  }
+
   #set(name, value) {
     const widget = this.#widget(name);
     const before = widget.value;
@@ -208,10 +218,13 @@ class ReferenceVideo {
 
 app.registerExtension({
   name: 'EchoReel.LoadReferenceVideo',
-  async init() {
+  init() {
     const href = new URL('./reference_video/style.css', import.meta.url).href;
     document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href }));
-    await learn();
+  },
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    // The host's own upload takes two kinds of video, and its player those that the browser can play.
+    if (nodeData.name === NODE) delete nodeData.input.required.upload;
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) new ReferenceVideo(node);

@@ -64,7 +64,7 @@ export class Timeline {
   /** times: of the frames taken. */
   mark(times) {
     const places = [...new Set(times)];
-    const [from, to] = [places[0], Math.min(places.at(-1) + 1 / this.#rate, this.#length)];
+    const [from, to] = [places[0], Math.max(Math.min(places.at(-1) + 1 / this.#rate, this.#span.to), places.at(-1))];
     const path = places.map((time) => `M${(1000 * time / this.#length).toFixed(2)} 0v1`).join('');
     this.ticks.innerHTML = this.#length ? '<svg viewBox="0 0 1000 1" preserveAspectRatio="none"><path/></svg>' : '';
     this.ticks.querySelector('path')?.setAttribute('d', path);
