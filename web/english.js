@@ -2,6 +2,7 @@
 export const ENGLISH = {
   choose: 'Choose a clip, or drop one here, to see the frames that will be taken.',
   elsewhere: '“{input}” comes from another node: run the graph to see the frames taken.',
+  reading: 'Reading the clip …',
   changed: 'Run the graph again to see the frames of these settings.',
   noAnswer: 'The frames cannot be shown: ComfyUI does not answer.',
   repeats: 'The span ends too early: its last frame is repeated {count} times. Take fewer frames, or “spread evenly”.',
@@ -13,6 +14,8 @@ export const ENGLISH = {
   frameAgain: 'Frame {number}: the one before again',
   play: 'Play the frames taken',
   pause: 'Pause',
+  whole: 'Watch the whole clip',
+  unplayable: 'The browser cannot play this clip; the frames taken are shown all the same.',
   moveSpan: 'Move the span',
   startSpan: 'Start of the span',
   endSpan: 'End of the span',

@@ -17,6 +17,15 @@ const MARGIN = 10; // around widgets on the canvas
 const PAUSE = 200; // ms without a change before the frames are asked for
 let count = 0; // of nodes made
 
+/** Where the host serves a file called so by its widget; null for an image sequence. */
+function addressOf(file) {
+  const [, path, type] = /^(.*?)(?: \[(input|output|temp)\])?$/s.exec(file);
+  if (path.endsWith('/') || path.startsWith('/')) return null;
+  const cut = path.lastIndexOf('/');
+  const named = { filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(cut, 0)), type: type ?? 'input' };
+  return api.apiURL(`/view?${new URLSearchParams(named)}`);
+}
+
 class ReferenceVideo {
   #node;
   #asked = ''; // values shown or on their way
@@ -97,6 +106,7 @@ class ReferenceVideo {
     this.#asked = '';
     this.timeline.release();
     this.player.pause();
+    this.player.of(null);
     this.frames.stop();
   }
 
@@ -116,6 +126,7 @@ class ReferenceVideo {
         return;
       }
       this.#clip = { file: values.file, length: strip.length, rate: strip.rate };
+      this.player.of(addressOf(values.file));
       this.#show(strip, values);
     } catch {
       if (signal.aborted) return;
@@ -138,6 +149,7 @@ class ReferenceVideo {
     this.#cancel();
     this.#asked = '';
     this.#clip = null;
+    this.player.of(null);
     if (!this.#ran) {
       this.timeline.show(null);
       this.#say(say('elsewhere', { input: this.#elsewhere() }));
@@ -174,6 +186,7 @@ class ReferenceVideo {
 
   /** The frames shown are no longer those that will be taken. */
   #fade() {
+    if (this.element.matches('.echoreel-says') || !this.player.shows) this.player.say(say('reading'));
     this.element.classList.add('echoreel-old');
   }
 

@@ -19,6 +19,7 @@ TITLE = 44
 CURVE = 240  # height
 AXIS = 96  # room for the numbers left of the curve
 NUMBERS = 9  # below the curve, at most
+BAR = 16  # height of the bar in a frame without positions
 DIM = 0.35
 LEAST_CELL, LEAST_FRAME = 0.05, 0.1
 """The least change that lights a cell fully and tops the curve, so that the trace in a still clip is not amplified."""
@@ -48,7 +49,15 @@ def draw_motion(frames: Tensor, motion: ActionMotion) -> Tensor:
     for number, index in enumerate(shown):
         row, column = divmod(number, columns)
         left, upper = GAP + column * (WIDTH + GAP), GAP + row * (height + GAP)
-        picture.paste(to_picture(lit(fit(frames[at[index]], WIDTH, height), heat[index])), (left, upper))
+        frame = fit(frames[at[index]], WIDTH, height)
+        if heat[index].numel() > 1:
+            picture.paste(to_picture(lit(frame, heat[index])), (left, upper))
+        else:  # of a prism without positions, where lighting the whole frame would hide it
+            picture.paste(to_picture(frame), (left, upper))
+            share = round(WIDTH * heat[index].clamp(0, 1).item())
+            draw.rectangle((left, upper + height - BAR, left + WIDTH - 1, upper + height - 1), CARD)
+            if share:
+                draw.rectangle((left, upper + height - BAR, left + share - 1, upper + height - 1), MARK)
         label = str(at[index] + 1)
         draw.rectangle((left, upper, left + 12 + draw.textlength(label, font), upper + 38), CARD)
         draw.text((left + 6, upper + 19), label, TEXT, font, anchor="lm")

@@ -107,7 +107,7 @@ async function dropOn(selector, ...files) {
 
 /** Presses play; returns the numbers of the frames that the player then shows, and of the one marked in the rows. */
 async function play() {
-  await tab.locator('.echoreel-player button').click();
+  await tab.locator('.echoreel-player button').first().click();
   const shown = await tab.evaluate(() => new Promise((done) => {
     const seen = [];
     const note = () => {
@@ -119,7 +119,7 @@ async function play() {
     };
     note();
   }));
-  await tab.locator('.echoreel-player button').click();
+  await tab.locator('.echoreel-player button').first().click();
   return shown;
 }
 
@@ -173,6 +173,10 @@ try {
   await page.upload(TYPE, task.clip);
   await page.shot('reference video, uploaded');
   await state('uploaded');
+  await tab.locator('.echoreel-whole').click();
+  await tab.waitForFunction(() => document.querySelector('.echoreel-player video')?.videoWidth === 320);
+  await tab.locator('.echoreel-whole').click();
+  page.check(await tab.locator('.echoreel-player video').count() === 0, 'the whole clip does not go away again');
   const before = await place();
 
   await drag('Start of the span', 0.25);

@@ -72,6 +72,20 @@ def test_a_background_that_trembles_stays_dark(action, echoreel):
     assert lit[1, 3] > 0.3 and others.mean() < 0.05
 
 
+def test_a_prism_without_positions_shows_a_bar(pack):
+    from echoreel_pack.echoreel_core.action.motion import action_motion
+    from echoreel_pack.nodes.pictures.action_preview import WIDTH, draw_motion
+    from echoreel_pack.nodes.pictures.drawing import MARK
+
+    tokens = torch.zeros(4, 8)
+    tokens[:, 0] = torch.tensor([1.0, 1.0, 1.5, 2.5])
+    picture = draw_motion(torch.full((4, 32, 32, 3), 0.4), action_motion(tokens, (1, 1)))
+    foot = [tile(picture, index)[WIDTH - 4] for index in range(4)]
+    lengths = [((row - torch.tensor(MARK) / 255).abs().amax(-1) < 0.05).sum().item() for row in foot]
+    assert lengths[:2] == [0, 0] and lengths[2] == pytest.approx(WIDTH / 2, abs=8) and lengths[3] > WIDTH - 8
+    assert (tile(picture, 3)[60 : WIDTH - 20] - 0.4).abs().max() < 0.01  # and no light over the frame
+
+
 def test_the_curve_rises_where_it_changes(action, echoreel):
     from echoreel_pack.nodes.pictures.action_preview import AXIS, COLUMNS, GAP, WIDTH
     from echoreel_pack.nodes.pictures.drawing import MARK
