@@ -32,7 +32,17 @@ class ApplyEchoReel(io.ComfyNode):
                 "Makes the video model perform the action. The input model does not change; the output model works "
                 "with every sampler. Apply twice to add two actions on top of each other."
             ),
-            search_aliases=["echoreel", "motion transfer", "action"],
+            search_aliases=[
+                "echoreel",
+                "motion transfer",
+                "mimic motion",
+                "copy movement",
+                "action",
+                "pose",
+                "choreography",
+                "dance",
+                "animate character",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches if you like."),
                 EchoReelWire.Input("echoreel", tooltip="The EchoReel adapter trained for this model."),
