@@ -96,6 +96,19 @@ def test_whatever_the_model_predicts(model, kind):
     agree(predicting(model, kind))
 
 
+@pytest.mark.parametrize("scheduler", ["ddim_uniform", "normal", "karras"])
+def test_every_schedule_begins_with_the_whole_strength(model, scheduler):
+    """Those that leave out the noisiest steps as well; a run that begins late does not."""
+    from echoreel_pack.nodes.sampling.guidance import run_places, schedule_places
+
+    sampling = predicting(model, "eps").get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, 10).tolist()
+    places = [run_places(sampling, sigmas[0])(sigma) for sigma in sigmas]
+    assert places[0] == 0 and places[-1] == 1 and places == sorted(places)
+    late = run_places(sampling, sigmas[3])
+    assert late(sigmas[3]) == schedule_places(sampling)(sigmas[3]) > 0
+
+
 def test_flow_and_without_guidance(model):
     agree(model, cfg=1.0)
 
