@@ -39,7 +39,7 @@ def reference_of(model, shape):
 
 def by_hand(model, shape):
     """A sampler: Euler, and after each step the move that the last prediction asks for."""
-    from echoreel_pack.echoreel_core.guide.course import Fade
+    from echoreel_pack.echoreel_core.guide.course import MOST_AT_ONCE, Fade
     from echoreel_pack.echoreel_core.guide.gradient import MotionLoss, moving_region
     from echoreel_pack.nodes.sampling.guidance import schedule_places
 
@@ -54,7 +54,7 @@ def by_hand(model, shape):
             x = x + (following - sigma) * (x - clean) / sigma
             if following > 0:
                 gradient = MotionLoss(keeps_mean=False).gradient(clean, reference)
-                far = STRENGTH * fade.share(place(float(sigma)), place(float(following)))
+                far = STRENGTH * min(fade.share(place(float(sigma)), place(float(following))), MOST_AT_ONCE)
                 far *= 1.0 if flow else (1 + following**2) ** 0.5
                 x = x - far * moving_region(reference) * gradient.sign()
         return x
