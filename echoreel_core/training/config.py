@@ -21,6 +21,7 @@ Compile = Literal["no", "default", "reduce-overhead"]
 Crop = Literal[CROPS]
 Mode = Literal[MODES]
 StoredAs = Literal["float32", "float16", "bfloat16"]
+WeightDtype = Literal["default", "fp8_e4m3fn", "fp8_e5m2"]
 
 
 WINDOWS_PATHS = r"Write paths of Windows in single quotes, 'C:\clips', or with forward slashes."
@@ -39,12 +40,47 @@ def _at_least(settings: object, least: float, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """[model]: the frozen model."""
+class ModelFile:
+    """A model's file: `name` as a loader node of ComfyUI lists it, or else a path."""
 
-    checkpoint: Path
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """[model]: the frozen model; with `comfyui`, any that ComfyUI loads, otherwise one of the released family."""
+
+    checkpoint: ModelFile | None = None
     tokenizer: Path | None = None
     device: str = ""
+    comfyui: Path | None = None
+    comfyui_options: tuple[str, ...] = ()
+    diffusion_model: ModelFile | None = None
+    weight_dtype: WeightDtype = "default"
+    vae: ModelFile | None = None
+    text_encoders: tuple[ModelFile, ...] = ()
+    text_encoder_type: str = "stable_diffusion"
+    clip_vision: ModelFile | None = None
+
+    def __post_init__(self) -> None:
+        if self.comfyui is None:
+            for name in ("diffusion_model", "vae", "text_encoders", "clip_vision", "comfyui_options"):
+                if getattr(self, name):
+                    raise EchoReelError(f"{name} is a setting for a model that ComfyUI loads: set comfyui, its folder.")
+            if self.checkpoint is None:
+                raise EchoReelError("checkpoint is missing.")
+        elif (self.checkpoint is None) == (self.diffusion_model is None):
+            raise EchoReelError("comfyui is set: set either diffusion_model or checkpoint, the file of the model.")
+        elif self.diffusion_model is not None:
+            for name in ("vae", "text_encoders"):
+                if not getattr(self, name):
+                    raise EchoReelError(f"{name} is missing: a diffusion_model needs its own.")
+
+    @property
+    def name(self) -> str:
+        """The file of the model itself, without its folder."""
+        return (self.checkpoint or self.diffusion_model).path.name
 
 
 @dataclass(frozen=True)
@@ -210,6 +246,9 @@ class Config:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
+REQUIRED = tuple(entry.name for entry in fields(Config) if entry.default is entry.default_factory is MISSING)
+
+
 def read_config(path: str | os.PathLike) -> Config:
     """Reads a TOML file; paths in it are relative to its folder, and [reference] takes over what [video] says.
 
@@ -231,10 +270,14 @@ def read_config(path: str | os.PathLike) -> Config:
     values = {}
     for name, hint in sections.items():
         kind = next((choice for choice in get_args(hint) if choice is not type(None)), hint)
-        required = any(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
-        if name in tables or required:
+        if name in tables or name in REQUIRED:
             values[name] = _section(kind, tables.get(name, {}), f"{path.name}, [{name}]", path.parent)
     return Config(**values)
+
+
+def local(path: str) -> Path:
+    """A path as this system writes it: outside Windows, its backslashes separate folders too."""
+    return Path(path if os.name == "nt" else path.replace("\\", "/"))
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -276,9 +319,10 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
         if not isinstance(value, list):
             raise EchoReelError(f"{name} is {value!r}: use a list in square brackets.")
         return tuple(_value(item, get_args(hint)[0], name, folder) for item in value)
-    wanted = Path if Path in get_args(hint) else hint
+    wanted = next((kind for kind in (Path, ModelFile) if kind in get_args(hint)), hint)
     accepted, in_words = {
         Path: (str, "a path in quotes"),
+        ModelFile: (str, "a file's name or path in quotes"),
         str: (str, "text in quotes"),
         bool: (bool, "true or false"),
         int: (int, "a whole number"),
@@ -286,8 +330,9 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
     }[wanted]
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         raise EchoReelError(f"{name} is {value!r}: use {in_words}.")
-    if wanted is Path:
+    if wanted in (Path, ModelFile):
         if any(ord(letter) < 32 for letter in value):  # "C:\temp" in double quotes holds a tab
             raise EchoReelError(f"{name} is {value!r}: no path holds such characters. {WINDOWS_PATHS}")
-        return folder / Path(value).expanduser()
+        path = folder / local(value).expanduser()
+        return path if wanted is Path else ModelFile(value, path)
     return float(value) if wanted is float else value

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...errors import EchoReelError
 from ...video.captions import name_in_words, sidecar_caption
 from ...video.kinds import is_clip
-from ..config import DataSettings
+from ..config import DataSettings, local
 from ..loss import seed_of
 
 SPELLINGS = (
@@ -118,8 +118,8 @@ def _from_list(path: Path, settings: DataSettings) -> list[Pair]:
         prompt, target, caption, reference = values
         pairs.append(
             Pair(
-                Clip(root / target, prompt),
-                (Clip(root / reference, caption),),
+                Clip(root / local(target), prompt),
+                (Clip(root / local(reference), caption),),
                 _is_held_out(target, settings.held_out),
             )
         )
