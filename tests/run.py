@@ -19,7 +19,16 @@ sys.path.insert(0, str(ROOT))
 
 from echoreel_core.commands.environment import TORCH, ensure_environment, python_of, read_requirements  # noqa: E402
 
-TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tokenizers", "tomli; python_version < '3.11'"]
+TOOLS = [
+    "pytest",
+    "ruff",
+    "numpy",
+    "pillow",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "tomli; python_version < '3.11'",
+]
 BROUGHT = {"pytest": ["pytest", "exceptiongroup", "tomli"], "accelerate": ["--no-deps", "accelerate"]}
 """What the tests import and a ComfyUI may lack, with what each needs beside it; all of it pure Python."""
 

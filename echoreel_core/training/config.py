@@ -146,7 +146,8 @@ class TrainingSettings:
 
     Attributes:
         steps, batch_size, accumulation: pairs per step are batch_size x accumulation x processes.
-        optimizer: "adamw" for all, or "muon" for matrices and AdamW for the rest; see `optimizer.Optimizer`.
+        optimizer: "adamw", or "adamw8bit", for all, or "muon" for matrices and AdamW for the rest; see
+            `optimizer.Optimizer`.
         learning_rate: of the added layers.
         prism_rate: the prism's learning rate as a share of that.
         schedule: "constant", "cosine" down to 0, or "linear" down to 0.03 over the last 30 %, level before.
@@ -164,7 +165,7 @@ class TrainingSettings:
         reference_shift: references are moved by up to this share of their sides; see `augment.augmented`.
         mirror: share of the pairs of which both clips are mirrored.
         mixed_precision: "no", "bf16" or "fp16".
-        gradient_checkpointing: less memory, more time.
+        gradient_checkpointing: less memory, more time. offload_activations: still less, still more.
         compile: "no", or the mode of torch.compile: "default", or "reduce-overhead", which is CUDA graphs.
         seed: of everything that chance decides.
     """
@@ -196,6 +197,7 @@ class TrainingSettings:
     mirror: float = 0.0
     mixed_precision: MixedPrecision = "no"
     gradient_checkpointing: bool = False
+    offload_activations: bool = False
     compile: Compile = "no"
     seed: int = 0
 
@@ -209,6 +211,8 @@ class TrainingSettings:
         _check_range(self, 0, 1.01, "mirror")
         if self.compile != "no" and self.gradient_checkpointing:
             raise EchoReelError("compile and gradient_checkpointing do not go together: switch one of them off.")
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise EchoReelError("offload_activations goes with gradient_checkpointing: switch that on too.")
 
 
 @dataclass(frozen=True)
@@ -322,7 +326,7 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
     wanted = next((kind for kind in (Path, ModelFile) if kind in get_args(hint)), hint)
     accepted, in_words = {
         Path: (str, "a path in quotes"),
-        ModelFile: (str, "a file's name or path in quotes"),
+        ModelFile: (str, "a path in quotes"),
         str: (str, "text in quotes"),
         bool: (bool, "true or false"),
         int: (int, "a whole number"),

@@ -18,13 +18,15 @@ from .trainer import Trainer
 
 STEPS = 3
 """That are measured; the first is not counted, as everything is made then."""
-CHECKPOINT_BYTES = 12
-"""Per parameter: the weight and the optimizer's two moments, in float32."""
+MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
+"""Of what the optimizer keeps, per parameter; of Muon's few vectors and tables AdamW keeps twice that."""
 
 
 def disk_line(config: Config, parameters: int) -> str:
     """What the run's folder will take up at most."""
-    checkpoint, output = CHECKPOINT_BYTES * parameters, config.output
+    settings, output = config.training, config.output
+    weights = 8 if settings.average else 4  # the average, and then the weights beside it, in float32
+    checkpoint = (weights + MOMENT_BYTES[settings.optimizer]) * parameters
     final = parameters * getattr(torch, output.stored_as).itemsize
     most = (output.keep + 1) * checkpoint + final  # one more while it is written
     return (

@@ -63,7 +63,7 @@ class TrainingSession:
         TrainableHostModel(self.model)  # refuses what cannot be trained before any clip is encoded
         self._reference = reference_framing(self.video, self.vae, self.start and self.start.config)
         self._encoders = NodeEncoders(self.model, self.vae, self.clip, self.vision)
-        with memory_advice(self.training, self.video, "frame_count"):
+        with memory_advice(self.training, self.video, "frame_count", all_settings=False):
             cached, held_out = self._cache()
             self._progress.update(0, self.training.steps, "Loading the model")
             with torch.inference_mode(False):

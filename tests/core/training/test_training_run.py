@@ -244,7 +244,7 @@ def test_the_command_line_from_check_to_adapter(folder, capsys):
     assert "[7/7]" in capsys.readouterr().out
     assert main(["check", str(config)]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"0\.2 million parameters .* checkpoint takes 2\.\d MB, the run up to \d+\.\d MB", out)
+    told = re.search(r"0\.2 million parameters .* checkpoint takes (\d\.\d) MB, the run up to \d+\.\d MB", out)
     assert re.search(r"s a step on cpu: \d+ \w+ for 4 steps", out) and not (folder / "run").exists()
     (folder / "actions").unlink()  # training reads neither videos …
     assert main(["train", str(config)]) == 0
@@ -261,6 +261,9 @@ def test_the_command_line_from_check_to_adapter(folder, capsys):
         "weighting": "clean",
         "steps": 4,
     }
+    checkpoint = folder / "run" / "checkpoints" / "step-0000004"
+    size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
+    assert float(told.group(1)) == pytest.approx(size, rel=0.1)
     with av.open(str(folder / "run" / "samples" / "step-0000004-1.mp4")) as video:
         frames = list(video.decode(video=0))
         assert len(frames) == 4 and (frames[0].width, frames[0].height) == (3 * CLIP_SIDE + 2 * 8, CLIP_SIDE)
