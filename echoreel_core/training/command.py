@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EchoReelError
-from .config import Config, read_config
+from .config import Config, VideoSettings, read_config
 from .cost import measured_lines
+from .data.buckets import framed_pairs
 from .data.cache import build_cache
 from .data.cache_folder import CacheFolder, request
 from .data.cached_pairs import CachedPairs
 from .data.check import check_files, framings, summary
 from .data.digests import Digests
-from .data.pairs import read_pairs
+from .data.pairs import Pair, read_pairs
 from .default_sizes import parameter_count
 from .model_source import ModelSource
 from .process_group import AcceleratedProcessGroup, ProcessGroup, best_device
@@ -34,9 +35,14 @@ Open = Callable[[Config, ProcessGroup], ModelSource]
 """Gives the model that the settings name."""
 
 
+def pairs_of(config: Config) -> list[Pair]:
+    """The pairs that the settings name, framed as they say."""
+    return framed_pairs(read_pairs(config.data), config.video, config.buckets)
+
+
 def check(config: Config, open_model: Open) -> int:
     """One line per file, a summary, and what a run will cost; 1 if nothing can be used."""
-    pairs = read_pairs(config.data)
+    pairs = pairs_of(config)
     reports = []
     for report in check_files(framings(pairs, config.video, config.reference)):
         print(report.line, flush=True)
@@ -50,12 +56,28 @@ def check(config: Config, open_model: Open) -> int:
     except EchoReelError as error:
         print(f"The cost of a run was not measured: {error}")
         return 0
+    for line in frame_lines(pairs, config.video, model.frames_per_latent):
+        print(line)
     if cache_is_current(config, model):
         with memory_advice(config.training, config.video):
             print(*measured_lines(config, model), sep="\n")
     else:
         print("The cache is not complete yet: run `cache`, then `check` measures how long a step takes.")
     return 0
+
+
+def frame_lines(pairs: Sequence[Pair], video: VideoSettings, each: float) -> list[str]:
+    """A line for each number of frames that does not come out even for the model: 1, and `each` for every latent."""
+    if each % 1:
+        return []
+    counts = sorted({(pair.target.framing or video).frames for pair in pairs})
+    step = int(each)
+    lower = [(count, 1 + (count - 1) // step * step) for count in counts]
+    return [
+        f"{count} frames are not {step}n + 1, which the model takes: use {low} or {low + step}."
+        for count, low in lower
+        if count != low
+    ]
 
 
 def cache(config: Config, model: ModelSource) -> int:
@@ -67,7 +89,9 @@ def cache(config: Config, model: ModelSource) -> int:
         print(f"[{done}/{total}] {line}, {pace.words(total - done, 'clip')}", flush=True)
 
     model.check()
-    pairs = read_pairs(config.data)
+    pairs = pairs_of(config)
+    for line in frame_lines(pairs, config.video, model.frames_per_latent):
+        print(line, flush=True)
     with memory_advice(config.training, config.video):
         result = build_cache(config.data.cache, pairs, model.encoders, config.video, model.reference, progress)
     print(*result.copies, sep="\n", end="\n" if result.copies else "")
@@ -81,7 +105,7 @@ def cache_is_current(config: Config, model: ModelSource) -> bool:
     folder = CacheFolder(config.data.cache)
     if not folder.is_whole() or not config.data.pairs.exists():
         return folder.is_whole()
-    manifest, pairs = folder.manifest(), read_pairs(config.data)
+    manifest, pairs = folder.manifest(), pairs_of(config)
     return manifest["request"] == request(pairs, config.video, model.reference, model.identity)
 
 

@@ -121,6 +121,21 @@ class VideoSettings:
 
 
 @dataclass(frozen=True)
+class BucketSettings:
+    """[buckets]: how the clips' own sizes and lengths are met; see `data.buckets`."""
+
+    frames: tuple[int, ...] = ()
+    aspect: bool = False
+    multiple: int = 32
+    spans: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "multiple", "spans")
+        if any(count < 1 for count in self.frames):
+            raise EchoReelError(f"frames is {list(self.frames)}: use numbers of 1 or more.")
+
+
+@dataclass(frozen=True)
 class AdapterSettings:
     """[adapter]: what is trained; 0 stands for the default of the model's family."""
 
@@ -246,6 +261,7 @@ class Config:
     output: OutputSettings
     video: VideoSettings = field(default_factory=VideoSettings)
     reference: VideoSettings | None = None
+    buckets: BucketSettings = field(default_factory=BucketSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 

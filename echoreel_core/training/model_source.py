@@ -24,6 +24,7 @@ class ModelSource(Protocol):
         host: the model, as the trainer sees it.
         encoders: its VAE and text encoder.
         identity: theirs; see `Encoders`.
+        frames_per_latent: frames of a clip to one of its latents; the first latent holds one.
         reference: the framing of references, or None where they are framed as the clips are.
     """
 
@@ -37,6 +38,9 @@ class ModelSource(Protocol):
 
     @property
     def identity(self) -> str: ...
+
+    @property
+    def frames_per_latent(self) -> float: ...
 
     @property
     def reference(self) -> VideoSettings | None: ...

@@ -55,6 +55,11 @@ class HeadlessModel:
         return NodeEncoders(self._model, *self._parts)
 
     @property
+    def frames_per_latent(self) -> float:
+        """See `ModelSource`."""
+        return self.host.frames_per_latent
+
+    @property
     def identity(self) -> str:
         """See `ModelSource`."""
         return self.encoders.identity

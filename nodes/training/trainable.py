@@ -77,6 +77,11 @@ class TrainableHostModel(TrainableModel):
         self._inside: tuple[Any, dict[str, Any]] | None = None
         self._grid: TokenGrid | None = None
 
+    @property
+    def frames_per_latent(self) -> float:
+        """Of the model's family."""
+        return self._family.frames_per_latent
+
     def sites(self) -> Sequence[AnySite]:
         """See `TrainableModel`."""
         return self._family.sites(self.model)

@@ -76,6 +76,8 @@ class ReleasedModel:
         """Names VAE and text encoder by their content."""
         return f"{exact_id(self.parts.vae)}-{exact_id(self.parts.text)}"
 
+    frames_per_latent = 1
+
     def check(self) -> None:
         """See `ModelSource`."""
         _ = self.parts

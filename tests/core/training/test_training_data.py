@@ -66,7 +66,7 @@ def test_the_example_holds_every_setting_and_its_default(tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("[") or line.split(" ")[0] in required]
     minimal.write_text("\n".join(lines), encoding="utf-8")
     assert config == read_config(minimal)
-    for section in ("model", "data", "video", "adapter", "training", "output"):
+    for section in ("model", "data", "video", "buckets", "adapter", "training", "output"):
         for name in vars(getattr(config, section)):
             assert f"\n{name} = " in text or f"\n# {name} = " in text, f"[{section}] {name} is not explained"
 
@@ -320,9 +320,11 @@ def test_check_reports_every_file_and_survives_bad_ones(tmp_path):
     lines = {report.path.name: report.line for report in reports}
     assert len(reports) == len(lines) == 5
     assert lines["v_Swing_g01_c01.avi"] == (
-        "ok     v_Swing_g01_c01.avi: 25 fps, 13 frames, 0.52 s; takes 4 from 0.00 to 0.36 s"
+        "ok     v_Swing_g01_c01.avi: 25 fps, 13 frames, 0.52 s; takes 4 from 0.00 to 0.36 s, as 16 x 16"
     )
-    assert lines["brief.mp4"].startswith("short  brief.mp4: 25 fps, 5 frames, 0.20 s; takes 2 from 0.00 to 0.12 s, ")
+    assert lines["brief.mp4"].startswith(
+        "short  brief.mp4: 25 fps, 5 frames, 0.20 s; takes 2 from 0.00 to 0.12 s, as 16 x 16, "
+    )
     assert lines["brief.mp4"].endswith("2 of 4 are repeats")
     assert lines["torn.mp4"].startswith("bad    torn.mp4: ") and "can" in lines["torn.mp4"]
     assert lines["empty.mp4"].startswith("bad    empty.mp4: ")
