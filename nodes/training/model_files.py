@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.config import ModelFile, ModelSettings, local
+from ...echoreel_core.training.progress import out_of_memory
 
 
 def find(file: ModelFile, setting: str, folder: str) -> str:
@@ -27,16 +28,6 @@ def find(file: ModelFile, setting: str, folder: str) -> str:
     if path is None:
         raise EchoReelError(f"{setting} names {file.name}, which is neither in ComfyUI's models/{folder} nor a file.")
     return path
-
-
-@dataclass
-class LoadedParts:
-    """What a graph's wires would carry; `vision` may be None."""
-
-    model: Any
-    vae: Any
-    clip: Any
-    vision: Any
 
 
 def load_model(settings: ModelSettings) -> Any:
@@ -97,11 +88,13 @@ def _load_clip(settings: ModelSettings) -> Any:
     return _read(paths[0], lambda: comfy.sd.load_clip(paths, embedding_directory=embeddings, clip_type=clip_type))
 
 
-def _read(path: str, load: Any) -> Any:
+def _read(path: str, load: Callable[[], Any]) -> Any:
     """What a loader gives. Raises: EchoReelError with the file's name, where it cannot make anything of the file."""
     try:
         loaded = load()
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # loaders raise all sorts of them for a damaged file
+        if out_of_memory(error):
+            raise
         raise EchoReelError(f"ComfyUI cannot load {Path(path).name}: {' '.join(str(error).split())[:200]}") from error
     if loaded is None:
         raise EchoReelError(f"ComfyUI cannot load {Path(path).name}: it does not know what it is.")

@@ -62,7 +62,7 @@ class TrainableHostModel(TrainableModel):
         self._patcher, self._base = patcher, patcher.model
         self.model = uncompiled(patcher.get_model_object("diffusion_model"))
         self._family = find_family(self.model)
-        self.family = self._family.name
+        self.family, self.frames_per_latent = self._family.name, self._family.frames_per_latent
         self._family.check_trainable(self._base)
         self._sampling = sampling = patcher.get_model_object("model_sampling")
         kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
@@ -76,11 +76,6 @@ class TrainableHostModel(TrainableModel):
         self.micro_batch_limit = 1 if self._family.frames_in_batch or self._family.one_sample else None
         self._inside: tuple[Any, dict[str, Any]] | None = None
         self._grid: TokenGrid | None = None
-
-    @property
-    def frames_per_latent(self) -> float:
-        """Of the model's family."""
-        return self._family.frames_per_latent
 
     def sites(self) -> Sequence[AnySite]:
         """See `TrainableModel`."""

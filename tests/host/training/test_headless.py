@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import comfy.model_management
 import comfy.sd
 import pytest
 import tiny_models
@@ -153,3 +154,37 @@ def test_every_family_trains(name, data, tmp_path, monkeypatch, capsys, pack):
     batch = CachedPairs(tmp_path / "cache").batch([0], [0])
     loaded = load_adapter(str(tmp_path / "run" / "echoreel-adapter.safetensors"))
     assert_applied_as_trained(tiny.model, loaded, batch.target, map_tensors(batch.conditioning_of(0), torch.clone))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"diffusion_model": "gone.safetensors"}, "names gone.safetensors, which is neither in ComfyUI's models/diff"),
+        ({"diffusion_model": "torn.safetensors"}, "ComfyUI cannot load torn.safetensors"),
+        ({"text_encoder_type": "wam"}, "text_encoder_type is 'wam': this ComfyUI knows stable_diffusion"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named_in_a_sentence(model, says, data, tmp_path, capsys, pack):
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    files = {"diffusion_model": str(data / "models" / "diffusion_models" / "wan.safetensors")}
+    files |= {"vae": str(data / "models" / "vae" / "wan.safetensors"), **model}
+    assert train_here(settings(data, tmp_path / "run", model=files)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Error: ") and says in told and told.count("\n") == 1
+
+
+def test_room_for_training_is_left_where_it_is_reserved(monkeypatch, pack):
+    """And offloaded weights do not come in through shared buffers, which the backward pass would find overwritten."""
+    from echoreel_pack.nodes.training.trainable import TrainableHostModel
+
+    management = comfy.model_management
+    host, asked = TrainableHostModel(tiny_models.wan()), []
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, **how: asked.append(how["force_full_load"]))
+    for reserved in (None, 8.0):
+        monkeypatch.setattr(management.args, "reserve_vram", reserved)
+        host.reload()
+    assert asked == [True, False]
+    monkeypatch.setattr(management, "NUM_STREAMS", 2)
+    with host.gradient_context():
+        assert management.NUM_STREAMS == 0
+    assert management.NUM_STREAMS == 2
