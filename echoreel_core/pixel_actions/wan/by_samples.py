@@ -46,10 +46,10 @@ class Pieces:
 
     samples: int = 160_000
     batch: int = 32
-    motions: int = 128
-    first: int = 2
-    each: int = 6000
-    chunks: int = 32
+    motions: int = 64
+    first: int = 1
+    each: int = 3000
+    chunks: int = 56
     check: int = 10_000
     clips: int = 32
     steps: int = 10

@@ -24,9 +24,10 @@ def turns(clips: Clips) -> Tensor:
 
 
 @torch.no_grad()
-def latents_of(vae: WanVAE, clips: Clips, at_once: int = 64) -> Tensor:
+def latents_of(vae: WanVAE, clips: Clips) -> Tensor:
     """Latents `[batch, 16, 9, 8, 8]` of clips, bfloat16, on the VAE's device."""
     device = next(vae.parameters()).device
+    at_once = 4 if device.type == "cpu" else 64  # more does not fit into a CPU's cache
     out = torch.empty(len(clips), *SHAPE, dtype=torch.bfloat16, device=device)
     for rows in torch.arange(len(clips)).split(at_once):
         part = slice(int(rows[0]), int(rows[-1]) + 1)

@@ -27,8 +27,8 @@ _AT_ONCE = 50
 
 def shown(vae: WanVAE, latents: Tensor) -> Tensor:
     """Latents as judge and tracker look at them: `[batch, 16, 3, 32, 32]`."""
-    dtype = products(latents.device)
-    return torch.cat([seen(decode(vae, part, dtype)) for part in latents.split(_AT_ONCE)])
+    dtype, at_once = products(latents.device), 4 if latents.device.type == "cpu" else _AT_ONCE
+    return torch.cat([seen(decode(vae, part, dtype)) for part in latents.split(at_once)])
 
 
 def cell(pixels: Tensor, clips: Clips, judge: Judge) -> dict[str, list[float] | int]:
