@@ -35,8 +35,8 @@ class Pieces:
     """How far to train, and on what.
 
     Attributes:
-        samples: clips that all steps together show. The learning rate falls over the last part of them; a training that
-            goes on with another number of samples is as far as it is of these.
+        samples: clips that all steps together show. The learning rate falls over the last fifth of them. A training may
+            go on with another number than it was begun with, so it may end early, or late while the rate is still level.
         batch: clips a step. The optimizer's own work is the same for any number.
         motions: in a chunk, each by two figures.
         first, each, chunks: it starts on `first` chunks, and makes one more after each `each` samples until there are
@@ -46,10 +46,10 @@ class Pieces:
 
     samples: int = 160_000
     batch: int = 32
-    motions: int = 64
-    first: int = 1
-    each: int = 3000
-    chunks: int = 56
+    motions: int = 16
+    first: int = 4
+    each: int = 750
+    chunks: int = 224
     check: int = 10_000
     clips: int = 32
     steps: int = 10
@@ -73,7 +73,7 @@ class ByTheSample:
         seconds: float = 300,
     ) -> None:
         self.folder, self.pieces, self.vae, self.path = folder, pieces, vae, folder / STATE_FILE
-        self._every, self._chunks = Every(seconds), 0
+        self._every, self._chunks = Every(seconds), []
         self.training = BaseTraining(settings, config, text, *self._clips(self._due(self.left_at())))
 
     def left_at(self) -> int:
@@ -91,7 +91,7 @@ class ByTheSample:
         if self.path.exists():
             training.load(torch.load(self.path, weights_only=True))
         while (done := training.number * batch) < self.pieces.samples:
-            if (due := self._due(training.number)) > self._chunks:
+            if (due := self._due(training.number)) > len(self._chunks):
                 training.take(*self._clips(due))
             yield done / self.pieces.samples
             if self._every():
@@ -105,9 +105,10 @@ class ByTheSample:
         return min(pieces.chunks, pieces.first + step * pieces.batch // pieces.each)
 
     def _clips(self, chunks: int) -> tuple[Clips, Tensor]:
-        self._chunks = chunks
-        pairs = PairLatents.kept(self.folder, self.vae, chunks, self.pieces.motions)
-        return joined(list(pairs.clips)), pairs.latents.flatten(0, 1)
+        for seed in range(len(self._chunks) + 1, chunks + 1):
+            self._chunks.append(PairLatents.kept(self.folder, self.vae, seed, self.pieces.motions))
+        clips = joined([half for chunk in self._chunks for half in chunk.clips])
+        return clips, torch.cat([chunk.latents.flatten(0, 1) for chunk in self._chunks])
 
 
 def make_base(folder: Path, pieces: Pieces, fast: bool, say: Callable[[str], None]) -> None:
@@ -117,14 +118,15 @@ def make_base(folder: Path, pieces: Pieces, fast: bool, say: Callable[[str], Non
     vae, config = read_vae(Path(__file__).with_name(VAE_FILE)), WanConfig()
     settings = BaseSettings(batch=pieces.batch, down=0.2)
     work = ByTheSample(folder, pieces, settings, config, text, vae)
-    first = work.left_at()
+    told = [start, work.left_at()]  # when, and at which step, the last line about the training was logged
 
     def log(**values: object) -> None:
-        speed = {}
+        now = time.monotonic()
         if "share" in values:
-            speed = {"samples_a_second": (work.training.number - first) * pieces.batch / (time.monotonic() - start)}
-        file(**values, **speed)
-        say(f"{time.monotonic() - start:6.1f} s  {json.dumps(values | speed)}")
+            values["samples_a_second"] = (values["step"] - told[1]) * pieces.batch / (now - told[0])
+            told[:] = now, values["step"]
+        file(**values)
+        say(f"{now - start:6.1f} s  {json.dumps(values)}")
 
     def save(model: nn.Module) -> None:
         write_model(folder / MODEL_FILE, model.state_dict(), config)

@@ -47,17 +47,12 @@ class PairLatents:
         return cls(clips, torch.stack([latents_of(vae, half) for half in clips]))
 
     @classmethod
-    def kept(cls, folder: Path, vae: WanVAE, last: int, chunk: int) -> PairLatents:
-        """As `make` from chunk 1 on, on the CPU; chunks are kept in the folder's files, and only those are made that
-        it lacks."""
-        halves = []
-        for seed in range(1, last + 1):
-            path = folder / f"pairs-{seed:05}.safetensors"
-            if not path.exists():
-                write_safetensors(path, {"latents": cls.make(vae, seed, seed, chunk).latents})
-            halves.append((*pair(seed, chunk), read_tensors(path)["latents"]))
-        first, second, latents = zip(*halves, strict=True)
-        return cls((joined(list(first)), joined(list(second))), torch.cat(latents, 1))
+    def kept(cls, folder: Path, vae: WanVAE, seed: int, chunk: int) -> PairLatents:
+        """One chunk as `make` makes it, on the CPU, from the folder's file; where that is missing it is made first."""
+        path = folder / f"pairs-{seed:05}.safetensors"
+        if not path.exists():
+            write_safetensors(path, {"latents": cls.make(vae, seed, seed, chunk).latents})
+        return cls(pair(seed, chunk), read_tensors(path)["latents"])
 
 
 class WanPairs:

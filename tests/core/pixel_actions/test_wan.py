@@ -170,7 +170,7 @@ def test_the_trainer_takes_the_second_base(pairs):
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-SMALL = {"samples": 24, "batch": 4, "motions": 4, "first": 1, "each": 8, "chunks": 2}
+SMALL = {"samples": 24, "batch": 4, "motions": 1, "first": 1, "each": 8, "chunks": 2}
 
 
 def by_the_sample(folder, vae, **changed):
