@@ -36,7 +36,7 @@ class Pieces:
 
     Attributes:
         samples: clips that all steps together show. The learning rate falls over the last fifth of them. A training may
-            go on with another number than it was begun with, so it may end early, or late while the rate is still level.
+            go on with another number than it was begun with, and so end sooner or later.
         batch: clips a step. The optimizer's own work is the same for any number.
         motions: in a chunk, each by two figures.
         first, each, chunks: it starts on `first` chunks, and makes one more after each `each` samples until there are
