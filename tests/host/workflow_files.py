@@ -163,7 +163,7 @@ def problems(workflow: Workflow, info: ObjectInfo) -> list[str]:
     ids = [node["id"] for level in subgraphs.levels(workflow) for node in level]
     if len(set(ids)) != len(ids):  # the page gives new ones to those in subgraphs
         return ["two nodes have the same id"]
-    if found := [*subgraphs.problems(workflow), *_exposed_problems(workflow, info)]:
+    if found := list(subgraphs.problems(workflow)) or list(_exposed_problems(workflow, info)):
         return found
     whole = flat(workflow)
     for node in whole["nodes"]:
