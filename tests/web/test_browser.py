@@ -11,13 +11,7 @@ pytestmark = pytest.mark.heavy
 EMBEDDED = "Pixel Actions"
 ROOT = SHIPPED[0].parents[1]
 KEPT = [ROOT / "tests" / "host" / "saved_graphs" / f"{name}.json" for name in ("two actions in sequence", "LTX-Video")]
-GALLERY = {
-    str(picture): str(shipped_file(name))
-    for picture, name in (
-        (ROOT / "docs" / "gallery" / "start-here.webp", "start here"),
-        (ROOT / "docs" / "gallery" / "find-a-reference.webp", "find a reference"),
-    )
-}
+GALLERY = {str(ROOT / "docs" / "gallery" / "start-here.webp"): str(shipped_file("start here"))}
 PAGE_ONLY = {"upload", "video-preview"}
 """Widgets that the page draws and sends along, without an input in the node."""
 
