@@ -1,4 +1,4 @@
-"""A plain Wan model with random weights, for measuring where ComfyUI is not at hand; and one added layer for it.
+"""A plain Wan model with random weights, to measure without ComfyUI; and one added layer for it.
 
 The block has the products, norms and modulations of Wan 2.1's (github.com/Wan-Video/Wan2.1, wan/modules/model.py), so
 that it costs what that costs.

@@ -47,7 +47,7 @@ class Model:
 def find_comfyui(device: str) -> dict[str, Any]:
     """Makes the host's code importable, for blocks on "cpu" or "cuda"; gives its operations on that device.
 
-    Raises: ImportError where it is not at hand, or something that it needs is not.
+    Raises: ImportError if ComfyUI, or something it needs, is missing.
     """
     if str(COMFYUI) not in sys.path:
         sys.path.append(str(COMFYUI))

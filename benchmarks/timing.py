@@ -39,7 +39,7 @@ def interleaved(
 
 
 def waited_for(work: Callable[[], object], device: torch.device, times: int = 1) -> Callable[[], None]:
-    """Does the work so many times in a row and waits until the device has done it."""
+    """Does the work several times in a row and waits until the device has finished."""
 
     def run() -> None:
         for _ in range(times):
@@ -53,7 +53,7 @@ def waited_for(work: Callable[[], object], device: torch.device, times: int = 1)
 def on_device(
     works: Mapping[str, Callable[[], object]], device: torch.device, seconds: float, most: int = 20
 ) -> dict[str, list[float]]:
-    """Seconds each of the works takes, interleaved, in at most `most` rounds that take about so many `seconds` in all.
+    """Seconds each of the works takes, interleaved, in at most `most` rounds that take about `seconds` in all.
 
     Short works are done several times in a row, so that a GPU does not wait for the Python that starts them.
     """

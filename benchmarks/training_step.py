@@ -121,7 +121,7 @@ def _status(entry: str) -> int:
 def step_memory(trainer: Trainer) -> int | None:
     """Bytes that one step takes on top of what is there between steps; None where that cannot be told."""
     trainer.train_step()
-    trainer.optimizer.zero_grad(set_to_none=True)
+    trainer.optimizer.zero_grad()
     gc.collect()
     if trainer.process_group.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

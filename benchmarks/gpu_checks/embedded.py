@@ -54,12 +54,12 @@ def _check_form(bench: Bench, line: str, size: int, precision: MixedPrecision, a
 
     @torch.no_grad()
     def forward() -> None:
-        with trainer.autocast():
+        with trainer.objective.autocast():
             trainer.trainable.predict(batch.target, timesteps, batch.prompt)
 
     @torch.no_grad()
     def adapted() -> None:
-        with trainer.loss(batch):
+        with trainer.objective.loss(batch):
             pass
 
     works = {"forward": forward, "adapted": adapted, "step": trainer.train_step}

@@ -33,7 +33,7 @@ class Subject:
     Attributes:
         make: a call of the block on its input, and the block's sites; the same numbers each time.
         layers: what is added at the sites.
-        compiling: seconds that it takes about.
+        compiling: about how many seconds it takes.
     """
 
     name: str
@@ -73,7 +73,7 @@ def check_host(bench: Bench, names: dict[str, str]) -> None:
     try:
         operations = host_blocks.find_comfyui(bench.device.type)
     except ImportError as error:
-        bench.row(", ".join(names.values()), f"skipped: ComfyUI is not at hand ({error})", "set COMFYUI_PATH")
+        bench.row(", ".join(names.values()), f"skipped: no ComfyUI found ({error})", "set COMFYUI_PATH")
         return
     for key, name in names.items():
         with bench.attempt(name):
@@ -124,7 +124,7 @@ def measure(bench: Bench, subject: Subject) -> None:
     """Rows: eager, and compiled."""
     call, sites = subject.make()
 
-    def with_layers() -> object:
+    def with_layers(call: Call = call) -> object:
         """As in a sampling run: hooks for the time of one call."""
         with added_layers(sites, subject.layers):
             return call()
@@ -132,45 +132,41 @@ def measure(bench: Bench, subject: Subject) -> None:
     line = f"{subject.name}, eager"
     with bench.attempt(line):
         bench.row(line, _overhead(bench, call, with_layers), subject.remark)
+    line = f"{subject.name}, compiled"
+    if bench.enough(line, subject.compiling if bench.device.type == "cuda" else 2):
+        with bench.attempt(line):
+            _measure_compiled(bench, call, with_layers, line)
+
+
+def _measure_compiled(bench: Bench, call: Call, with_layers: Callable[..., object], line: str) -> None:
     import torch._dynamo  # not before the process is a check's own, as it may look for cards
 
     backend = "inductor" if bench.device.type == "cuda" else "eager"  # on a CPU it would need a C++ compiler
-    line = f"{subject.name}, compiled"
-    if bench.enough(line, subject.compiling if bench.device.type == "cuda" else 2):
-        # without these guards what was compiled for one block would be taken for the other, hooks or not
-        with bench.attempt(line), torch._dynamo.config.patch(skip_nnmodule_hook_guards=False):
-            _measure_compiled(bench, subject, call, with_layers, backend, line)
-
-
-def _measure_compiled(bench: Bench, subject: Subject, call: Call, with_layers: Call, backend: str, line: str) -> None:
-    hooked, sites = subject.make()
-    for site, layer in zip(sites, subject.layers, strict=True):
-        site.attach(layer)  # for good: hooks that come and go would be compiled anew each time
-    bare, bare_remark = _compiled(bench, call, backend)
-    adapted, adapted_remark = _compiled(bench, hooked, backend)
+    bare = torch.compile(call, backend=backend, dynamic=False)
+    adapted = partial(with_layers, bare)
+    took, adapted_took = (_compiling(bench, run) for run in (bare, adapted))
     result = _first(adapted())
     error, change = (_distance(result, _first(other())) for other in (with_layers, call))
     overhead = _overhead(bench, bare, adapted)
     remark = (
-        f"torch.compile ({backend}): {bare_remark}; with the layer: {adapted_remark}; off eager by {error:.1e} of its "
-        f"size, of which the layer makes {change:.1e}"
+        f"torch.compile ({backend}): {took}; with the layer: {adapted_took}; off eager by {error:.1e} of its size, of "
+        f"which the layer makes {change:.1e}"
     )
     if not error <= change / 2:
         overhead = "failed: compiled, it gives other numbers"
     bench.row(line, overhead, remark)
 
 
-def _compiled(bench: Bench, call: Call, backend: str) -> tuple[Call, str]:
-    """The call compiled, and in words what that took."""
+def _compiling(bench: Bench, call: Call) -> str:
+    """In words, what compiling the call took."""
     counters = torch._dynamo.utils.counters
     counters.clear()
-    compiled = torch.compile(call, backend=backend, dynamic=False)
     start = time.perf_counter()
     for _ in range(2):  # the second would show that it is compiled anew
-        timing.waited_for(compiled, bench.device)()
+        timing.waited_for(call, bench.device)()
     seconds = time.perf_counter() - start
     graphs, breaks = counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
-    return compiled, f"{seconds:.0f} s, {graphs} graph{'s' * (graphs != 1)}, {breaks} breaks"
+    return f"{seconds:.0f} s, {graphs} graph{'s' * (graphs != 1)}, {breaks} breaks"
 
 
 def _overhead(bench: Bench, bare: Call, with_layers: Call) -> str:

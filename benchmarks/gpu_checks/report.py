@@ -52,7 +52,7 @@ class Bench:
             self.row(what, failure(error))
 
     def enough(self, what: str, seconds: float) -> bool:
-        """Whether so many seconds are left; where not, says so in the line `what`."""
+        """Whether `seconds` are left; if not, the line `what` says that it was skipped."""
         if self.left >= seconds:
             return True
         self.row(what, f"skipped: takes about {seconds:.0f} s, {max(self.left, 0):.0f} s are left")

@@ -27,7 +27,7 @@ class Check:
     Attributes:
         name: as on the command line and in the table.
         run: makes the rows.
-        seconds: after so many it is stopped.
+        seconds: the limit after which it is stopped.
     """
 
     name: str

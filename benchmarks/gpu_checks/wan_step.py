@@ -124,7 +124,7 @@ def _measured(bench: Bench, trainer: Trainer) -> tuple[float, float | None, floa
     step()  # makes the optimizer's state
     before = peak = None
     if bench.device.type == "cuda":
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizer.zero_grad()
         torch.cuda.reset_peak_memory_stats(bench.device)
         before = torch.cuda.memory_allocated(bench.device) / 2**30
     seconds = timing.interleaved({"step": step}, 1 if bench.small else 3)["step"]
@@ -138,7 +138,7 @@ def _forward_seconds(bench: Bench, trainer: Trainer) -> float:
 
     @torch.no_grad()
     def forward() -> None:
-        with trainer.autocast():
+        with trainer.objective.autocast():
             trainer.trainable.predict(batch.target, batch.draws.u.to(bench.device), batch.prompt, batch.conditionings)
 
     return statistics.median(timing.on_device({"": forward}, bench.device, 3.0 if not bench.small else 0.1)[""])

@@ -1,14 +1,14 @@
 """What makes the added layers hold in models that torch.compile has compiled, or compiles later.
 
-A compiled graph is a record of what the model did once, with guards on what it depended on. torch does not guard on
-hooks (`torch._dynamo.config.skip_nnmodule_hook_guards`), so one recorded without them would go on without them, and
-the other way round. It does guard on the types of the modules it went through. So modules that carry an added layer
-are, for that time, of a subclass that differs in nothing: with and without an action are two graphs, and two only,
-however many actions there are, strengths, masks or steps.
+A compiled graph records what the model did once, with guards on what that depended on. torch does not guard on hooks
+(`torch._dynamo.config.skip_nnmodule_hook_guards`), so a graph recorded without them would keep running without them,
+and the other way round. It does guard on the types of the modules it passed through. So a module that carries an added
+layer is, for that time, of an empty subclass of its type. This gives two graphs, one with and one without an action,
+whatever the number of actions, strengths, masks and steps.
 
 Inside a graph the layer is an operator that the compiler cannot look into. It is found by a key, a tensor that is an
-input of the graph, so that blocks of the same code share it. Being on the CPU, it also keeps CUDA graphs, which replay
-kernels without running any Python, from being recorded around the operator.
+input of the graph, so that blocks with the same code share one graph. The key is on the CPU, which also keeps CUDA
+graphs, which replay kernels without running any Python, from being recorded around the operator.
 """
 
 from __future__ import annotations

@@ -23,6 +23,9 @@ Mode = Literal[MODES]
 StoredAs = Literal["float32", "float16", "bfloat16"]
 
 
+MAX_SIDE = 4096
+"""Pixels a side of a clip, at most; as in the node."""
+
 WINDOWS_PATHS = r"Write paths of Windows in single quotes, 'C:\clips', or with forward slashes."
 
 
@@ -76,7 +79,7 @@ class VideoSettings:
     crop: Crop = "stretch"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "width", "height")
+        _check_range(self, 1, MAX_SIDE + 1, "width", "height")
         self.choice()
 
     def choice(self) -> FrameSelection:
@@ -224,6 +227,8 @@ def read_config(path: str | os.PathLike) -> Config:
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
         cure = f" {WINDOWS_PATHS}" if "escape" in str(error) or "hex" in str(error) else ""
         raise EchoReelError(f"{path.name} is not valid TOML: {error}.{cure}") from None
+    except RecursionError:
+        raise EchoReelError(f"{path.name} is nested too deeply: settings are at most lists of values.") from None
     sections = get_type_hints(Config)
     _refuse_unknown(tables, sections, f"{path.name}: there is no section", "[{}]")
     if "reference" in tables:
@@ -286,6 +291,8 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
     }[wanted]
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         raise EchoReelError(f"{name} is {value!r}: use {in_words}.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise EchoReelError(f"{name} is a number of {len(str(abs(value)))} digits: use one of at most 18.")
     if wanted is Path:
         if any(ord(letter) < 32 for letter in value):  # "C:\temp" in double quotes holds a tab
             raise EchoReelError(f"{name} is {value!r}: no path holds such characters. {WINDOWS_PATHS}")

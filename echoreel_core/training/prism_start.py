@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 GRID = 8
-"""The change is told on a grid of so many places a side, or of the latents' own where they have fewer."""
+"""Cells a side of the grid on which the change is told; fewer where the latents are smaller."""
 
 
 def change(reference: Tensor) -> Tensor:

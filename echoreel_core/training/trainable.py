@@ -98,7 +98,7 @@ class TrainableModel(ABC):
         return tokens.reshape(like.shape)
 
     def token_frames(self, latent_frames: int) -> int:
-        """Frames T of `tokens` for a clip of so many latent frames."""
+        """Frames T of `tokens` for a clip of `latent_frames` latent frames."""
         return latent_frames
 
     def gradient_context(self) -> AbstractContextManager[object]:

@@ -20,14 +20,13 @@ from .clip_conditioning import ClipConditioning
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Where the video lies in a block's hidden state during one call of the model.
+    """Where the video's tokens are in a block's hidden state, for one call of the model.
 
     Attributes:
-        latent_frames: frames of the latents that are the clip's (or the window's of it that the model sees), with the
-            `leading` ones.
-        size: (height, width) of a frame in tokens; in a UNet at its finest level.
-        first: index of the first token of the clip; the ones before it are not the clip's.
-        leading: how many of the latents' first frames are a reference image's place and not the clip's.
+        latent_frames: latent frames of the clip, or of the window of it that this call sees, `leading` included.
+        size: (height, width) of a frame in tokens; in a UNet, at its finest level.
+        first: index of the clip's first token; the tokens before it are something else.
+        leading: number of first latent frames that hold a reference image and are not part of the clip.
         patch_frames: latent frames per token.
     """
 
@@ -50,35 +49,35 @@ class TokenGrid:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """One row of the table.
+    """Everything the pack knows about a family of video models.
 
     Attributes:
-        name: the model family's name in adapter files.
+        name: the family's name in adapter files.
         title: its name for users.
-        recognises: whether a diffusion model is one of these, given the names of its class and its base classes.
-        sites: lists the blocks that can take an added layer.
+        recognises: (diffusion model, names of its class and base classes) → whether it belongs to the family.
+        sites: diffusion model → the blocks that can take an added layer.
         grid: (diffusion model, its input latents, its keyword arguments) → the grid of this call.
-        to_frames: (hidden state, grid) → its video tokens as [B, T, P, dim]; None where it is not the clip's.
+        to_frames: (hidden state, grid) → its video tokens as [B, T, P, dim], or None if they are not the clip's.
         from_frames: (delta [B, T, P, dim], hidden state, grid) → the delta in the hidden state's own layout.
-        latent_format: latent channels → the host's latent format, which scales what its VAE gives.
+        latent_format: number of latent channels → the host's latent format, which scales what its VAE returns.
         fps: frames per second that the model was made for.
-        frames_per_latent: video frames per latent frame; the first latent frame holds one.
-        video_channels: of its latents, where the latent format counts those of sound as well.
-        frames_in_batch: whether a clip is carried as [T, C, H, W], not as [1, C, T, H, W].
-        changes_in_place: whether its blocks write into their own hidden states, so that they cannot be run again for
-            their gradients.
-        fps_of: diffusion model → its frame rate, where variants of the family differ in it.
-        window: where the family has a way of its own, beside the host's, to make a clip piece by piece: (grid,
-            transformer_options of a call) → the latents' frames of that call among the clip's and how many those are;
-            None for a call that is about the whole clip.
-        untrainable: the host's model → why EchoReel cannot be trained on it, in one sentence for the user, or None;
-            left out where it can be on all of them.
-        clip_conditioning: what a model is given in training of the clip that it learns to make; left out where that is
-            nothing.
-        silence: video latents [B, C, T, H, W] → empty latents of the sound that a call needs beside them.
-        one_sample: whether a call takes a single clip.
-        kernels_without_gradient: names of the host's fused kernels that it uses even when it is told that it trains.
-        default_adapter: (diffusion model, what the adapter has to fit) → the adapter to train where none is given.
+        frames_per_latent: video frames per latent frame; the first latent frame always holds one.
+        video_channels: channels of the video latents, if the latent format also counts those of sound.
+        frames_in_batch: whether a clip is [T, C, H, W] instead of [1, C, T, H, W].
+        changes_in_place: whether blocks write into their own hidden states, so that they cannot run again for their
+            gradients.
+        fps_of: diffusion model → its frame rate, for families whose variants differ in it.
+        window: (grid, transformer_options of a call) → (indices of the call's latent frames in the clip, latent frames
+            of the clip), or None for a call that sees the whole clip. For families that make a clip piece by piece in a
+            way of their own, besides the host's context windows.
+        untrainable: the host's model → one sentence for the user that says why it cannot be trained on, or None. Left
+            out if every model of the family can be trained on.
+        clip_conditioning: what training gives the model besides the text, made from the clip that it learns to
+            generate. Left out if that is nothing.
+        silence: video latents [B, C, T, H, W] → empty sound latents that a call needs besides them.
+        one_sample: whether a call takes a single clip only.
+        kernels_without_gradient: names of the host's fused kernels that it uses even in training.
+        default_adapter: (diffusion model, what the adapter must fit) → configuration of a new adapter.
     """
 
     name: str
@@ -131,9 +130,9 @@ def untrainable_classes(reasons: Mapping[str, str]) -> Callable[[Any], str | Non
 
 
 def format_named(name: str, by_channels: Mapping[int, str] | None = None) -> Callable[[int], Any]:
-    """The host's latent format of that name, or of another one for latents of so many channels.
+    """The host's latent format of that name, or another one chosen by the number of latent channels.
 
-    It is looked up when it is needed: older hosts lack some.
+    Looked up when it is needed, because older hosts lack some.
     """
     by_channels = by_channels or {}
 
@@ -144,12 +143,12 @@ def format_named(name: str, by_channels: Mapping[int, str] | None = None) -> Cal
 
 
 def patched_grid(latents: Tensor | list[Tensor], patch: tuple[int, int, int], **changes: int) -> TokenGrid:
-    """The grid of latents [B, C, T, H, W] cut into patches of (t, h, w); what does not divide is padded up.
+    """The grid of latents [B, C, T, H, W] cut into patches of (t, h, w), the last ones padded.
 
     Args:
-        latents: the video's, or a list in which those of sound come after them.
+        latents: the video's, or a list of the video's and then the sound's.
 
-    Raises: EchoReelError where the latents are a picture's.
+    Raises: EchoReelError if the latents are those of a picture.
     """
     if isinstance(latents, list):
         latents = latents[0]
@@ -175,12 +174,12 @@ def sequence_from_frames(delta: Tensor, hidden: Tensor, grid: TokenGrid) -> Tens
 
 
 def tail_to_frames(hidden: Tensor, grid: TokenGrid) -> Tensor:
-    """As `sequence_to_frames` where the video's tokens are the sequence's last ones."""
+    """As `sequence_to_frames`, for sequences that end with the video's tokens."""
     return hidden[:, -grid.frames * grid.positions :].unflatten(1, (grid.frames, grid.positions))
 
 
 def tail_from_frames(delta: Tensor, hidden: Tensor, grid: TokenGrid) -> Tensor:
-    """The way back."""
+    """The inverse of `tail_to_frames`, zero at the other tokens."""
     delta = delta.flatten(1, 2)
     return _padded(delta, hidden, hidden.shape[1] - delta.shape[1])
 
@@ -196,5 +195,5 @@ def batch_to_frames(hidden: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def batch_from_frames(delta: Tensor, _hidden: Tensor, _grid: TokenGrid) -> Tensor:
-    """The way back."""
+    """The inverse of `batch_to_frames`."""
     return delta.flatten(0, 1)

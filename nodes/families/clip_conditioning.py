@@ -1,6 +1,6 @@
-"""What a family's entry says a model is given of the clip it learns to make, and the host's own nodes that make it.
+"""What a model is given in training, besides the text, of the clip that it learns to generate.
 
-With the host's own nodes a model sees in training what it sees when it is sampled.
+The host's own nodes make it, so that a model sees the same in training as in sampling.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 VISION = "clip_vision_output"
-"""Entries of the host's conditioning with names like this hold what a CLIP vision model says of an image."""
+"""The entries of the host's conditioning that hold a CLIP vision model's output."""
 KNOWN, KNOWN_MASK = "samples", "noise_mask"
-"""Latents that the model is given in place of noisy ones, and where (0: there), as in the host's LATENT."""
+"""Clean latents that replace the noisy ones, and the mask that is 0 where they do, as in the host's LATENT."""
 LEADING = "leading_latents"
-"""Latents of a reference image whose place is before the clip's first frame."""
+"""Latents of a reference image, placed before the clip's first frame."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip to make, and the host's models to look at it with: frames [T, H, W, 3]; `vision` may be None."""
+    """A clip to generate, frames [T, H, W, 3] at `fps`, and the host's VAE and CLIP vision model (or None)."""
 
     frames: Tensor
     fps: float
@@ -36,7 +36,7 @@ class Clip:
         return self.frames[:1]
 
     def seen(self) -> Any:
-        """What the CLIP vision model says of the first frame; None without one."""
+        """The CLIP vision model's output for the first frame, or None without such a model."""
         return None if self.vision is None else self.vision.encode_image(self.first)
 
     def size(self) -> dict[str, Any]:
@@ -46,19 +46,19 @@ class Clip:
 
 
 ClipConditioning = Callable[[Any, Clip], dict[str, Any]]
-"""(the host's model, clip) → what goes into its conditioning beside the text."""
+"""(the host's model, clip) → entries of its conditioning, besides the text."""
 
 
 def frame_rate(_base: Any, clip: Clip) -> dict[str, Any]:
-    """The clip's frame rate alone."""
+    """Only the clip's frame rate."""
     return {"frame_rate": clip.fps}
 
 
 def by_host_class(table: Mapping[str, ClipConditioning]) -> ClipConditioning:
-    """The one of the host's model class, or of the nearest of its base classes; all others get their text only.
+    """Chooses by the host's model class, or its nearest base class in the table; other models get their text only.
 
     Args:
-        table: by class name, as older hosts lack some of the classes.
+        table: keys are class names, because older hosts lack some of the classes.
     """
 
     def clip_conditioning(base: Any, clip: Clip) -> dict[str, Any]:
@@ -74,11 +74,11 @@ def run_node(module: str, name: str, **inputs: Any) -> tuple:
 
 
 def run_prompt_node(module: str, name: str, clip: Clip, **inputs: Any) -> dict[str, Any]:
-    """What a node that takes and gives both prompts puts into them."""
+    """The entries that a node which takes and returns both prompts adds to them."""
     prompts = {"positive": blank_prompt(), "negative": blank_prompt()}
     return run_node(module, name, **prompts, **clip.size(), **inputs)[0][0][1]
 
 
 def blank_prompt() -> list:
-    """A prompt for a node to put something into."""
+    """An empty prompt for a node to add entries to."""
     return [[torch.zeros(1, 1, 1), {}]]

@@ -24,7 +24,7 @@ def _sites(diffusion_model: torch.nn.Module) -> list[AnySite]:
     dim = diffusion_model.inner_dim
     blocks = [(f"transformer_blocks.{i}", block) for i, block in enumerate(diffusion_model.transformer_blocks)]
     if getattr(diffusion_model, "cross_attention_adaln", False):
-        # the text attention is gated here, so there is no place behind it
+        # the text attention's output is gated here, so the layer cannot go after it
         return [OutputSite(name, block, dim, module=block) for name, block in blocks]
     return [BranchSite(name, block, dim, entry=block.attn2, branch=block.attn2) for name, block in blocks]
 

@@ -96,11 +96,22 @@ def test_paths_are_relative_to_the_file_and_reference_takes_over_video(tmp_path)
         ("video", "fps", 0, r"\[video\]: The frame rate is 0.0 fps"),
         ("data", "held_out_actions", "Swing", r"held_out_actions is 'Swing': use a list"),
         ("model", "checkpoint", 1, r"checkpoint is 1: use a path in quotes."),
+        ("training", "steps", 10**400, r"steps is a number of 401 digits: use one of at most 18."),
+        ("training", "learning_rate", 10**400, r"learning_rate is a number of 401 digits"),
+        ("training", "steps", [[]], r"steps is \[\[\]\]: use a whole number."),
+        ("video", "width", 5000, r"width is 5000: use 1 or more, and less than 4097."),
     ],
 )
 def test_wrong_settings(tmp_path, section, name, value, message):
     with pytest.raises(ValueError, match=message):
         read_config(write_config(tmp_path, **{section: {name: value}}))
+
+
+def test_a_file_nested_too_deeply(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(f"steps = {'[' * 5000}{']' * 5000}", encoding="utf-8")
+    with pytest.raises(ValueError, match="config.toml is (nested too deeply|not valid TOML)"):
+        read_config(path)
 
 
 def test_missing_settings(tmp_path):
