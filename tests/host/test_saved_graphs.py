@@ -1,5 +1,5 @@
-"""Graphs that users have saved keep opening and running: the templates of version 0.1.0, as the page saved them and
-in API form.
+"""Graphs that users have saved keep opening and running: templates from before they had subgraphs, as the page
+saved them and in API form.
 
 The files in saved_graphs are never changed: what no longer fits them would break somebody's workflow.
 """
@@ -24,9 +24,11 @@ def test_opens_without_a_complaint_and_sends_what_it_sent(path, object_info):
     assert problems(workflow, object_info) == []
     sent, saved = to_prompt(workflow, object_info), api_form(path)
     assert sent.keys() == saved.keys()
-    for id_, node in saved.items():  # inputs that came later are sent as well, with their defaults
+    for id_, node in saved.items():
         assert sent[id_]["class_type"] == node["class_type"]
-        assert node["inputs"].items() <= sent[id_]["inputs"].items()
+        if node["class_type"].startswith("EchoReel"):  # the host's own differ from version to version
+            # inputs that came later are sent as well, with their defaults
+            assert node["inputs"].items() <= sent[id_]["inputs"].items()
 
 
 @pytest.mark.parametrize("name", RUN)
