@@ -27,8 +27,10 @@ CANDIDATES = 500
 """How many captions with a clip on disk, and how many without, are ranked. If more hold all the words, these are the
 first in the library."""
 VISITED = 10_000
-"""Only this many captions, the first in the library, are counted for each word. Captions that hold several words are
-looked for among the captions so counted for the rarest of them."""
+"""Only this many captions, the first in the library, are counted for each word."""
+JOINED = 100_000
+"""About how many entries of the index are read to find captions that hold several words: the first in the library.
+Only where common words never occur together, FTS5 reads their entries to the end: it looks at the bound at a match."""
 LONGEST_QUERY = 1 << 17
 """Only this many characters of a query are read."""
 MOST_WORDS = 16
@@ -54,11 +56,10 @@ class Hit:
 
 
 class _Word(NamedTuple):
-    """A word of a query, quoted for FTS5, with the share of captions that hold it and the last id that was counted."""
+    """A word of a query, quoted for FTS5, with the share of captions that hold it."""
 
     share: float
     text: str
-    last: int
 
 
 def find_clips(library: str | os.PathLike, query: str, limit: int = 5) -> list[Hit]:
@@ -124,7 +125,7 @@ def _counted(db: sqlite3.Connection, texts: Sequence[str], captions: int, first:
             (text, first, first + ELSEWHERE, VISITED),
         ).fetchone()
         if count:
-            words.append(_Word(count / (captions if count < VISITED else last - first + 1), text, last))
+            words.append(_Word(count / (captions if count < VISITED else last - first + 1), text))
     return sorted(words)[:MOST_WORDS]
 
 
@@ -135,15 +136,15 @@ def _candidates(db: sqlite3.Connection, words: Sequence[_Word], first: int) -> d
     """
     texts = [word.text for word in words]
     sizes = sorted({size for size in (len(words), 3, 2, 1) if 0 < size <= len(words)}, reverse=True)
-    expressions = [(" AND ".join(texts[:size]), words[0].last) for size in sizes]
+    expressions = [(" AND ".join(texts[:size]), JOINED / sum(word.share for word in words[:size])) for size in sizes]
     if len(words) > 1:
-        expressions.append((" OR ".join(texts), first + ELSEWHERE - 1))
+        expressions.append((" OR ".join(texts), ELSEWHERE))
     found: dict[int, tuple] = {}
-    for expression, last in expressions:
+    for expression, ids in expressions:
         rows = db.execute(
             "SELECT rowid, words, coalesce(caption, words), link, file FROM captions WHERE captions MATCH ? "
-            "AND rowid >= ? AND rowid <= ? LIMIT ?",
-            (expression, first, last, CANDIDATES),
+            "AND rowid >= ? AND rowid < ? LIMIT ?",
+            (expression, first, first + min(int(ids), ELSEWHERE), CANDIDATES),
         )
         for id, *strings, file in rows:  # of any type, where the library is somebody else's
             found[id] = *map(str, strings), file and str(file)
