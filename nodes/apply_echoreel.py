@@ -56,7 +56,8 @@ class ApplyEchoReel(io.ComfyNode):
                     tooltip=(
                         "How strongly the video follows the action. 1 is as trained. Higher values follow it more "
                         "closely and eventually break the picture; lower values leave more to the model; 0 changes "
-                        "nothing."
+                        "nothing. With few-step models (4 steps, cfg 1), leave it at 1: more gains nothing and soon "
+                        "breaks the picture."
                     ),
                 ),
                 io.Float.Input(
@@ -67,7 +68,8 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.001,
                     tooltip=(
                         "When the action starts during sampling. The later it starts, the more the model has already "
-                        "laid out without it. Motion is decided early, so 0 is almost always right."
+                        "laid out without it. Motion is decided early, so 0 is almost always right. With few-step "
+                        "models (4 steps), leave it at 0: without its first step, the action is lost."
                     ),
                 ),
                 io.Float.Input(
@@ -78,7 +80,8 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.001,
                     tooltip=(
                         "When the action ends during sampling. Ending earlier, for example at 0.6, keeps the motion, "
-                        "leaves fine detail to the model, and takes less time."
+                        "leaves fine detail to the model, and takes less time. With few-step models (4 steps), leave "
+                        "out the last step at most: 0.7."
                     ),
                 ),
                 io.Combo.Input(
