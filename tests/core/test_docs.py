@@ -19,7 +19,7 @@ MOST_PICTURE_BYTES = 1_500_000
 def sentences() -> set[str]:
     """Every text in the pack's code, with … for each value that is put in."""
     found = set()
-    for path in [*(ROOT / "echoreel_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
+    for path in [ROOT / "train.py", *(ROOT / "echoreel_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 found.add("".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values))

@@ -69,7 +69,15 @@ def test_what_users_need_is_in(archive):
         tracked = [path for path in git("ls-files", folder) if not path.startswith((*MAKING, *SHOWN))]
         assert tracked, folder
         assert set(tracked) <= archive, folder
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "node_list.json", "LICENSE", "README.md"} <= archive
+    assert {
+        "__init__.py",
+        "train.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "node_list.json",
+        "LICENSE",
+        "README.md",
+    } <= archive
     assert not left_out("echoreel_core/pixel_actions/model/pixel_actions.safetensors")
 
 
