@@ -33,7 +33,16 @@ class FollowMotion(io.ComfyNode):
                 "adapter for your model, Apply EchoReel takes only the action from the clip. Needs no extra pass of "
                 "the model."
             ),
-            search_aliases=["motion transfer", "flowmotion", "motion guidance", "training-free", "video to video"],
+            search_aliases=[
+                "motion transfer",
+                "flowmotion",
+                "motion guidance",
+                "training-free",
+                "video to video",
+                "vid2vid",
+                "mimic motion",
+                "copy movement",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any video model, with LoRAs and other patches if you like."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
