@@ -117,7 +117,7 @@ class TrainingSession:
             curve = None
             if time.monotonic() - drawn > CURVE_SECONDS:
                 drawn = time.monotonic()
-                curve = ("JPEG", draw_curves(read_metrics(log)), 512)
+                curve = ("PNG", draw_curves(read_metrics(log)), 512)
             self._progress.update(result.step, steps, step_line(result.step, steps, result.loss, pace), curve)
             comfy.model_management.throw_exception_if_processing_interrupted()
 

@@ -48,6 +48,9 @@ class Judge(nn.Module):
         return self.action(torch.cat([seen.mean(1), seen.amax(1)], 1))
 
 
+JUDGE_FILE = Path(__file__).with_name("judge.safetensors")
+
+
 def load_judge(path: Path) -> Judge:
     """A trained judge, in float32 and evaluation mode."""
     judge = Judge()

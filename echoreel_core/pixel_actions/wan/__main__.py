@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .by_samples import Pieces, make_base
 from .recipe import VARIANTS, Plan, make, make_adapter
 
 
@@ -24,6 +25,11 @@ def main() -> None:
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     command.add_argument("--plain", action="store_true", help="no compiler and no CUDA graphs")
+    command = commands.add_parser("base", help="the base alone by samples, on a CPU; goes on where it was stopped")
+    command.add_argument("--folder", type=Path, required=True, help="where everything is written, and gone on from")
+    command.add_argument("--samples", type=int, default=Pieces.samples, help="clips that all steps together show")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads())
+    command.add_argument("--plain", action="store_true", help="no compiler")
     command = commands.add_parser("adapter", help="one of the variants of an adapter, on a base that is there")
     command.add_argument("--folder", type=Path, required=True, help="where the base is, and the adapter goes")
     command.add_argument("--pairs", type=Path, required=True, help="latents, as `all` makes them")
@@ -32,9 +38,12 @@ def main() -> None:
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     arguments = vars(parser.parse_args())
-    say = partial(print, flush=True)
-    if arguments.pop("command") == "all":
+    say, command = partial(print, flush=True), arguments.pop("command")
+    if command == "all":
         make(Plan(**arguments), say)
+    elif command == "base":
+        torch.set_num_threads(arguments["threads"])
+        make_base(arguments["folder"], Pieces(arguments["samples"]), not arguments["plain"], say)
     else:
         make_adapter(**arguments, say=say)
 

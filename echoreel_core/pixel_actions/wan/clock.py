@@ -1,4 +1,4 @@
-"""Training by the clock: a stage has minutes, not steps, and its learning rate has run down when they are over."""
+"""How long a stage trains: on a card by the clock, elsewhere by steps. Its learning rate has run down at the end."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import torch
 
 _AHEAD = 16  # steps that may wait on a device; the clock would run ahead of the work otherwise
-_DOWN = 0.4  # of the time is spent on the way down
 
 
-def factor(step: int, share: float, warmup: int = 100) -> float:
-    """Of the learning rate, at this step and share of the time: up, level, and down to nearly nothing."""
-    return min(1.0, (step + 1) / warmup, max(0.01, (1 - share) / _DOWN))
+def factor(step: int, share: float, warmup: int = 100, down: float = 0.4) -> float:
+    """Of the learning rate, at this step and share of the whole: up, level, and during the last `down` of it down to
+    nearly nothing."""
+    return min(1.0, (step + 1) / warmup, max(0.01, (1 - share) / down))
 
 
 def steps(minutes: float, device: torch.device, first: int = 0) -> Iterator[tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""Clips of the seen actions as latents on the device that trains."""
+"""Clips of the seen actions as latents, on the device that trains or in files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..world.actions import CHANNELS
 from ..world.clips import Clips, render
-from .latents import FRAMES, RESOLUTION, SHAPE, encode
+from .latents import FRAMES, RESOLUTION, SHAPE, encode, products
 from .vae import WanVAE
 
 
@@ -24,12 +24,12 @@ def turns(clips: Clips) -> Tensor:
 
 
 @torch.no_grad()
-def latents_of(vae: WanVAE, clips: Clips, at_once: int = 64) -> Tensor:
-    """Latents `[batch, 16, 9, 8, 8]` of clips, in half precision, on the VAE's device."""
+def latents_of(vae: WanVAE, clips: Clips) -> Tensor:
+    """Latents `[batch, 16, 9, 8, 8]` of clips, bfloat16, on the VAE's device."""
     device = next(vae.parameters()).device
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    out = torch.empty(len(clips), *SHAPE, dtype=torch.float16, device=device)
+    at_once = 4 if device.type == "cpu" else 64  # more does not fit into a CPU's cache
+    out = torch.empty(len(clips), *SHAPE, dtype=torch.bfloat16, device=device)
     for rows in torch.arange(len(clips)).split(at_once):
         part = slice(int(rows[0]), int(rows[-1]) + 1)
-        out[part] = encode(vae, render(clips[part].to(device), RESOLUTION, FRAMES), dtype)
+        out[part] = encode(vae, render(clips[part].to(device), RESOLUTION, FRAMES), products(device))
     return out

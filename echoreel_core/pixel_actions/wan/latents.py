@@ -26,6 +26,12 @@ def _statistics(like: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(values.to(like.device).view(1, -1, 1, 1, 1) for values in (MEAN, STD))
 
 
+def products(device: torch.device) -> torch.dtype:
+    """In which the VAE runs where exactness to the last digit is not needed: bfloat16, wherever it is quick."""
+    quick = device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return torch.bfloat16 if quick else torch.float32
+
+
 @torch.no_grad()
 def encode(vae: WanVAE, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pixels `[batch, frames, 3, H, W]` in 0 to 1 → latents `[batch, 16, T, H / 8, W / 8]` as the model takes them."""

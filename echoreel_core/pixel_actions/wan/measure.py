@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ..world.actions import NAMES, SEEN, UNSEEN
 from ..world.clips import Clips, render, with_other_subject
 from .adapter import generate as generate_following
 from .data import latents_of
-from .latents import FRAMES, RESOLUTION, decode, seen, seen_frames
+from .latents import FRAMES, RESOLUTION, decode, products, seen, seen_frames
 from .model import WanModel
 from .sampling import generate, noise_for
 from .train_base import SHIFT
@@ -27,8 +27,8 @@ _AT_ONCE = 50
 
 def shown(vae: WanVAE, latents: Tensor) -> Tensor:
     """Latents as judge and tracker look at them: `[batch, 16, 3, 32, 32]`."""
-    dtype = torch.bfloat16 if latents.device.type == "cuda" else torch.float32
-    return torch.cat([seen(decode(vae, part, dtype)) for part in latents.split(_AT_ONCE)])
+    dtype, at_once = products(latents.device), 4 if latents.device.type == "cpu" else _AT_ONCE
+    return torch.cat([seen(decode(vae, part, dtype)) for part in latents.split(at_once)])
 
 
 def cell(pixels: Tensor, clips: Clips, judge: Judge) -> dict[str, list[float] | int]:
@@ -64,11 +64,13 @@ def base(
     steps: int = 25,
     guidance: float = 2.0,
     shift: float = SHIFT,
+    splits: Sequence[str] = ("seen", "unseen"),
 ) -> tuple[dict[str, dict], dict[str, Tensor]]:
     """The base on its own, on prompts of seen and of unseen actions: cells, and what was shown."""
     device = next(vae.parameters()).device
     result, pixels = {}, {}
-    for split, actions in (("seen", SEEN), ("unseen", UNSEEN)):
+    for split in splits:
+        actions = SEEN if split == "seen" else UNSEEN
         clips = balanced(tuple(actions), count, _SEED)
         latents = torch.cat(
             [

@@ -77,6 +77,19 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of `[B, heads, N, head_dim]` to `[B, heads, M, head_dim]`.
+
+    On a CPU the backward pass of two products is several times faster than the fused kernel's.
+    """
+    if q.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v)
+    heads = q.shape[1]
+    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+    weight = torch.bmm(q * q.shape[-1] ** -0.5, k.mT).softmax(-1)
+    return torch.bmm(weight, v).unflatten(0, (-1, heads))
+
+
 class Attention(nn.Module):
     """Multi-head attention with queries and keys normalised over all heads together."""
 
@@ -93,7 +106,7 @@ class Attention(nn.Module):
         if turn is not None:
             q, k = rotate(q, *turn), rotate(k, *turn)
         q, k, v = (part.to(v.dtype).transpose(1, 2) for part in (q, k, v))
-        return self.o(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.o(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

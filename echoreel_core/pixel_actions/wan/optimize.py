@@ -74,3 +74,15 @@ class Optimizer:
             rate = self.factor * self.rate
             stack.mul_(1 - rate * _DECAY)
             stack.sub_(update * (rate * 0.2 * max(rows, columns) ** 0.5))  # as large as AdamW's would be
+
+    def state(self) -> dict[str, list]:
+        """What `load` takes, beside the parameters: views of what the steps change."""
+        return {"momentum": [momentum for _, _, momentum in self._stacks], "adam": self._adam.state_dict()["state"]}
+
+    def load(self, state: dict[str, list]) -> None:
+        """Goes on from a `state` of an optimizer of the same parameters."""
+        for (_, _, momentum), kept in zip(self._stacks, state["momentum"], strict=True):
+            momentum.copy_(kept)
+        groups = self._adam.state_dict()["param_groups"]
+        self._adam.load_state_dict({"state": state["adam"], "param_groups": groups})
+        self._adam.param_groups[0]["lr"] = self._adam_rate  # the library takes a copy of it

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...files import read_tensors, write_safetensors
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ...training.data.batches import Batch
 from ...training.loss import seed_of
@@ -31,7 +33,7 @@ class PairLatents:
 
     Attributes:
         clips: of both figures, on the CPU.
-        latents: `[2, motions, 16, 9, 8, 8]`, half precision.
+        latents: `[2, motions, 16, 9, 8, 8]`, bfloat16.
     """
 
     clips: tuple[Clips, Clips]
@@ -43,6 +45,14 @@ class PairLatents:
         halves = zip(*(pair(seed, chunk) for seed in range(first, last + 1)), strict=True)
         clips = tuple(joined(list(half)) for half in halves)
         return cls(clips, torch.stack([latents_of(vae, half) for half in clips]))
+
+    @classmethod
+    def kept(cls, folder: Path, vae: WanVAE, seed: int, chunk: int) -> PairLatents:
+        """One chunk as `make` makes it, on the CPU, from the folder's file; where that is missing it is made first."""
+        path = folder / f"pairs-{seed:05}.safetensors"
+        if not path.exists():
+            write_safetensors(path, {"latents": cls.make(vae, seed, seed, chunk).latents})
+        return cls(pair(seed, chunk), read_tensors(path)["latents"])
 
 
 class WanPairs:

@@ -17,11 +17,12 @@ from torch import nn
 
 from ...files import write_safetensors
 from ...lvdm.text_encoder import CLIPTextEncoder
-from ..evaluation.judge import Judge, load_judge
+from ..evaluation.judge import JUDGE_FILE, Judge, load_judge
 from ..model.embedded import load_embedded
 from ..model.files import EMBEDDED_FILE
 from ..recipes.log import Log
 from . import measure
+from .clock import steps
 from .data import joined
 from .export import MODEL_FILE, VAE_FILE, read_model, read_vae, write_model, write_vae
 from .latents import FRAMES
@@ -35,7 +36,6 @@ from .train_vae import VAESettings
 from .train_vae import train as train_vae
 from .vae import WanVAE
 
-_JUDGE = Path(__file__).parents[1] / "evaluation" / "judge.safetensors"
 # Of sampling, beside the one that the table is made with.
 _OTHERS = ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 3.0}, {"guidance": 4.0}, {"shift": 5.0}, {"shift": 8.0})
 
@@ -92,7 +92,7 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     def left() -> float:
         return plan.minutes - (time.monotonic() - start) / 60
 
-    text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(_JUDGE).to(device)
+    text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(JUDGE_FILE).to(device)
     path = plan.folder / VAE_FILE
     made = path if path.exists() or plan.tiny else Path(__file__).with_name(VAE_FILE)
     if made.exists():
@@ -116,10 +116,11 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     def saved(model: nn.Module) -> None:
         write_model(plan.folder / MODEL_FILE, model.state_dict(), config)
 
+    kept_free = plan.measure_minutes + plan.adapter_minutes
     try:
         train_base(
             training,
-            lambda: max(0.1, left() - plan.measure_minutes - plan.adapter_minutes),
+            lambda: (share for _, share in steps(max(0.1, left() - kept_free), device)),
             log,
             saved,
             fast=not plan.plain,
@@ -183,7 +184,7 @@ def make_adapter(
         say(f"{time.monotonic() - start:6.1f} s  {variant}  {json.dumps(values)}")
 
     embedded = load_embedded(EMBEDDED_FILE)[0]
-    text, judge = embedded.base.text.to(where), load_judge(_JUDGE).to(where)
+    text, judge = embedded.base.text.to(where), load_judge(JUDGE_FILE).to(where)
     vae, model = read_vae(folder / VAE_FILE, where), read_model(folder / MODEL_FILE, where)
     clips, latents = torch.load(pairs, weights_only=False)  # this program's own file
     settings = VARIANTS[variant]

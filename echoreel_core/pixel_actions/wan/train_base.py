@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ..world.clips import Clips
 from .captions import Captions
-from .clock import Every, factor, graphed, steps
+from .clock import Every, factor, graphed
 from .data import turns
 from .model import WanConfig, WanModel, start
 from .optimize import Optimizer
@@ -23,12 +23,14 @@ SHIFT = 3.0
 
 @dataclass(frozen=True)
 class BaseSettings:
-    """`batch` clips a step; figures that turn are `turning` times as likely as others; `average` is the decay of the
-    weights' moving average, of which the result consists."""
+    """`batch` clips a step; the learning rate falls during the last `down` of the training; figures that turn are
+    `turning` times as likely as others; `average` is the decay of the weights' moving average, of which the result
+    consists."""
 
     batch: int = 128
     seed: int = 12
     rate: float = 2e-3
+    down: float = 0.4
     turning: float = 3.0
     average: float = 0.999
 
@@ -43,7 +45,10 @@ class BaseTraining:
 
     Args:
         text: the frozen text encoder of the embedded model.
-        latents: `[clips, 16, 9, 8, 8]`, on the device that trains.
+        clips, latents: see `take`.
+
+    Attributes:
+        number: of the next step.
     """
 
     def __init__(
@@ -51,17 +56,39 @@ class BaseTraining:
     ) -> None:
         device = latents.device
         torch.manual_seed(settings.seed)
-        self.settings, self.latents = settings, latents
+        self.settings, self.number = settings, 0
         self.text = text.to(device).requires_grad_(False).eval()
         self.model = start(WanModel(config)).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.captions = Captions(clips, device)
-        likely = (1 + (settings.turning - 1) * turns(clips)).double().cumsum(0)
-        self._likely = (likely / likely[-1]).float().to(device)
+        self.take(clips, latents)
         plain = ("patch_embedding", "modulation", "head.head")
         self.optimizer = Optimizer(self.model.named_parameters(), settings.rate, plain)
         self.keep = torch.zeros((), device=device)  # share of the average's weights that stays in this step
         self.sums = torch.zeros(4, device=device)  # steps, and the errors of low, middle and high noise
+
+    def take(self, clips: Clips, latents: Tensor) -> None:
+        """Draw from these clips from now on, latents `[clips, 16, 9, 8, 8]` on the device that trains."""
+        self.latents, self.captions = latents, Captions(clips, latents.device)
+        likely = (1 + (self.settings.turning - 1) * turns(clips)).double().cumsum(0)
+        self._likely = (likely / likely[-1]).float().to(latents.device)
+
+    def state(self) -> dict:
+        """All that the next steps depend on, but for settings and clips."""
+        return {
+            "number": self.number,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load(self, state: dict) -> None:
+        """Goes on from a `state`, on a CPU exactly as if nothing had come between."""
+        self.number = state["number"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load(state["optimizer"])
+        torch.set_rng_state(state["random"])
 
     def compile(self, log: Callable[..., None]) -> None:
         """All blocks run the same compiled code; where there is no compiler they stay as they are."""
@@ -96,6 +123,14 @@ class BaseTraining:
             self.sums += torch.stack([torch.ones_like(self.keep), *(part.mean() for part in parts)])
             self._follow()
 
+    def tell(self, log: Callable[..., None], share: float) -> None:
+        """Logs the mean errors since the last time."""
+        count, *errors = self.sums.tolist()
+        self.sums.zero_()
+        low, middle, high = (value / count for value in errors)
+        loss = (low + middle + high) / 3
+        log(stage="base", step=self.number, share=share, loss=loss, low=low, middle=middle, high=high)
+
     def _follow(self) -> None:
         weights, average = [*self.model.parameters()], [*self.average.parameters()]
         away = torch._foreach_sub(weights, average)
@@ -105,41 +140,35 @@ class BaseTraining:
 
 def train(
     training: BaseTraining,
-    minutes: Callable[[], float],
+    shares: Callable[[], Iterator[float]],
     log: Callable[..., None],
     saved: Callable[[nn.Module], None],
     fast: bool = True,
 ) -> WanModel:
-    """The average of the weights when the time is over; `saved` takes it at half time as well.
+    """The average of the weights at the end; `saved` takes it at half time as well.
 
-    `fast` compiles the blocks, and on CUDA makes the whole step a graph; `minutes` is asked for when that is done.
+    Args:
+        shares: called when all is compiled, where a `state` may be loaded; gives before each step the share of the
+            training that is over.
+        fast: compile the blocks, and on CUDA make the whole step a graph.
     """
-    device, settings = training.latents.device, training.settings
-    every, half = Every(3), False
+    settings, half = training.settings, False
     training.optimizer.factor.fill_(0.01)
+    every = Every(3 if training.latents.device.type == "cuda" else 60)
     if fast:
         training.compile(log)
-    step = graphed(training.step, device, log, fast)
+    step = graphed(training.step, training.latents.device, log, fast)
     training.sums.zero_()
-    for number, share in steps(minutes(), device):
-        training.optimizer.factor.fill_(factor(number, share))
+    for share in shares():
+        number = training.number
+        training.optimizer.factor.fill_(factor(number, share, down=settings.down))
         training.keep.fill_(min(settings.average, (number + 1) / (number + 10)))
         step()
+        training.number += 1
         if every():
-            count, *errors = training.sums.tolist()
-            training.sums.zero_()
-            low, middle, high = (value / count for value in errors)
-            log(
-                stage="base",
-                step=number,
-                share=share,
-                loss=(low + middle + high) / 3,
-                low=low,
-                middle=middle,
-                high=high,
-            )
+            training.tell(log, share)
         if share > 0.5 and not half:
             half = True
             saved(training.average)
-    log(stage="base", steps=number + 1)
+    log(stage="base", steps=training.number)
     return training.average.eval()

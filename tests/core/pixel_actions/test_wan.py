@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from echoreel_core.pixel_actions.evaluation.tracker import background_of, track,
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
 from echoreel_core.pixel_actions.wan import recipe
+from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces
 from echoreel_core.pixel_actions.wan.captions import Captions
 from echoreel_core.pixel_actions.wan.data import turns
 from echoreel_core.pixel_actions.wan.export import VAE_FILE, read_vae
@@ -30,6 +32,7 @@ from echoreel_core.pixel_actions.wan.model import WanConfig, WanModel, start
 from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
 from echoreel_core.pixel_actions.wan.pairs import PairLatents, WanPairs
 from echoreel_core.pixel_actions.wan.sampling import euler
+from echoreel_core.pixel_actions.wan.train_base import BaseSettings, train
 from echoreel_core.pixel_actions.wan.trainable import WanTrainable
 from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
 from echoreel_core.pixel_actions.world.actions import SEEN
@@ -165,6 +168,56 @@ def test_the_trainer_takes_the_second_base(pairs):
     assert 0.5 < result.loss < 4 and result.gradient_norm > 0
     assert all(layer.to_out.weight.abs().max() > 0 for layer in adapter.attentions)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+SMALL = {"samples": 24, "batch": 4, "motions": 1, "first": 1, "each": 8, "chunks": 2}
+
+
+def by_the_sample(folder, vae, **changed):
+    text = load_embedded(EMBEDDED_FILE)[0].base.text
+    config = WanConfig(width=32, depth=1, heads=2, feed_forward=64)
+    return ByTheSample(folder, Pieces(**{**SMALL, **changed}), BaseSettings(batch=4), config, text, vae, 0.0)
+
+
+def trained(work, stop_at=None):
+    """The weights after all steps, or left in the middle of a step as a killed process leaves them."""
+
+    class Killed(Exception):
+        pass
+
+    def shares():
+        for share in work.shares(lambda average: None):
+            if work.training.number == stop_at:
+                raise Killed
+            yield share
+
+    with contextlib.suppress(Killed):
+        train(work.training, shares, lambda **values: None, lambda average: None, fast=False)
+    return work.training.model.state_dict(), work.training.average.state_dict()
+
+
+def test_a_base_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+    """Also where the latents grew between the last state that was kept and the end."""
+    torch.manual_seed(0)
+    vae = WanVAE(8).requires_grad_(False)
+    whole = trained(by_the_sample(tmp_path / "whole", vae))
+    trained(by_the_sample(tmp_path / "parts", vae), stop_at=3)
+    second = by_the_sample(tmp_path / "parts", vae)
+    assert second.left_at() == 3
+    parts = trained(second)
+    assert len(list((tmp_path / "parts").glob("pairs-*"))) == 2
+    for one, other in zip(whole, parts, strict=True):
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_base_may_go_on_for_longer_than_it_was_begun_with(tmp_path):
+    torch.manual_seed(0)
+    vae = WanVAE(8).requires_grad_(False)
+    trained(by_the_sample(tmp_path, vae, chunks=1))
+    more = by_the_sample(tmp_path, vae, chunks=1, samples=32)
+    assert more.left_at() == 6
+    trained(more)
+    assert more.left_at() == 8
 
 
 @pytest.mark.heavy
