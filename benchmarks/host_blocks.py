@@ -53,7 +53,7 @@ def find_comfyui(device: str) -> dict[str, Any]:
         sys.path.append(str(COMFYUI))
     from comfy.cli_args import args
 
-    args.cpu = device == "cpu"
+    args.cpu = args.use_pytorch_cross_attention = device == "cpu"  # the attention that GPUs have, which compiles
     import comfy.ops
 
     return {"operations": comfy.ops.disable_weight_init, "device": device}

@@ -31,7 +31,6 @@ from echoreel_core.pixel_actions.model.latents import decode, encode  # noqa: E4
 from echoreel_core.pixel_actions.world.actions import UNSEEN  # noqa: E402
 
 SEED = 810_000
-AT_ONCE = 50
 
 
 @torch.inference_mode()
@@ -44,6 +43,7 @@ def main() -> None:
     parse.add_argument("--arms", nargs="+", default=["echoreel"], choices=["echoreel", "wrong", "still", "shuffled"])
     parse.add_argument("--grid", type=json.loads, default={}, help="JSON: lists of values by name")
     parse.add_argument("--threads", type=int, default=1)
+    parse.add_argument("--at-once", type=int, default=4, help="clips; more for a GPU")
     options = parse.parse_args()
     torch.set_num_threads(options.threads)
     model, autoencoder = load_embedded(EMBEDDED_FILE)
@@ -54,13 +54,16 @@ def main() -> None:
     shown = {}
     for arm in options.arms:
         others, pixels = references(arm, clips, torch.Generator().manual_seed(SEED))
-        shown[arm] = others, torch.cat([encode(autoencoder, part.to(options.device)) for part in pixels.split(AT_ONCE)])
+        shown[arm] = (
+            others,
+            torch.cat([encode(autoencoder, part.to(options.device)) for part in pixels.split(options.at_once)]),
+        )
     print("arm, " + ", ".join(MEASURES) + ", seconds: setting", flush=True)
     for values in itertools.product(*options.grid.values()):
         named = dict(zip(options.grid, values, strict=True))
         for arm, (others, latents) in shown.items():
             begin, found = time.perf_counter(), []
-            for rows in torch.arange(len(clips)).split(AT_ONCE):
+            for rows in torch.arange(len(clips)).split(options.at_once):
                 made = generate_guided(
                     base,
                     clips[rows].captions(),

@@ -29,7 +29,8 @@ from echoreel_core.action.prism import ActionPrismConfig  # noqa: E402
 from echoreel_core.lvdm.autoencoder import Autoencoder, AutoencoderConfig  # noqa: E402
 from echoreel_core.lvdm.text_encoder import CLIPTextEncoder, TextConfig  # noqa: E402
 from echoreel_core.lvdm.unet import LVDMConfig, LVDMUNet  # noqa: E402
-from echoreel_core.training.config import TrainingSettings, VideoSettings  # noqa: E402
+from echoreel_core.training.config import OutputSettings, TrainingSettings, VideoSettings  # noqa: E402
+from echoreel_core.training.data.batches import Batch  # noqa: E402
 from echoreel_core.training.data.cache import build_cache  # noqa: E402
 from echoreel_core.training.data.cached_pairs import CachedPairs  # noqa: E402
 from echoreel_core.training.data.pairs import Clip, Pair  # noqa: E402
@@ -64,6 +65,20 @@ SIZES = {
         "pixels": 256,
     },
 }
+
+
+class Repeated:
+    """Pairs over and over, as many as are asked for; implements `PairSource`."""
+
+    def __init__(self, pairs: CachedPairs, count: int) -> None:
+        self._pairs, self._count, self.empty_text = pairs, count, pairs.empty_text
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
+        """See `PairSource`."""
+        return self._pairs.batch([index % len(self._pairs) for index in indices], seeds)
 
 
 def make_trainer(size: str, folder: Path, settings: TrainingSettings, device: str) -> Trainer:
@@ -187,6 +202,16 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
         with trainer.objective.loss(batch):
             pass
 
+    def both_ways() -> None:
+        trainer.optimizer.zero_grad()
+        with trainer.objective.loss(batch) as loss:
+            loss.backward()
+
+    measured = Repeated(trainer.pairs, OutputSettings(folder).held_out_pairs)
+
+    def measure() -> None:
+        trainer.held_out_loss(measured, len(measured))
+
     def cached() -> None:
         trainer.pairs.batch(range(options.batch), [0] * options.batch)
 
@@ -200,9 +225,11 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
     works = {
         "forward pass of the frozen model": forward,
         "the same with prism and added layers": adapted_forward,
-        "training step": trainer.train_step,
+        "… and backward": both_ways,
+        "training step, optimizer and all": trainer.train_step,
         "… with gradient checkpointing": sparing.train_step,
     }
+    works[f"measuring on {len(measured)} held-out pairs"] = measure
     reading = {"reading the batch from the cache": cached, "making it from the videos": uncached}
     seconds = medians({**works, **reading}, options)
     trained = parameter_count(trainer.adapter.config) / 1e6
@@ -211,11 +238,13 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
     threads += ", CPU time" if options.cpu_time else ""
     print(f"{options.size} size, batch {options.batch}, {device}{threads}, medians of {options.repeats}")
     print(f"frozen {frozen:.1f} M parameters, trained {trained:.1f} M\n")
-    unit, step = seconds["forward pass of the frozen model"], seconds["training step"]
+    unit, step = seconds["forward pass of the frozen model"], seconds["training step, optimizer and all"]
     for name in works:
         print(f"{name:38} {seconds[name]:8.3f} s  {seconds[name] / unit:6.2f} x the forward pass")
     for name in reading:
         print(f"{name:38} {seconds[name]:8.3f} s  {seconds[name] / step:6.3f} x the step")
+    every, between = OutputSettings(folder).held_out_every, seconds[f"measuring on {len(measured)} held-out pairs"]
+    print(f"measuring every {every} steps takes {between / (between + every * step):.1%} of the time")
 
 
 def compare_processes(options: argparse.Namespace, folder: Path) -> None:

@@ -1,14 +1,17 @@
 """One pass of the released-size LVDM UNet, plain and with EchoReel folded in; and what the plain pass spends time on.
 
-    python benchmarks/unet_pass.py [--threads N] [--dtype bfloat16]
+    python benchmarks/unet_pass.py [--threads N] [--dtype bfloat16] [--compile]
 
-Random weights: the arithmetic is the same whatever they are.
+Random weights: the arithmetic is the same whatever they are. With --compile, the UNet is compiled by inductor as well,
+and called with EchoReel and without in turn, as by two samplers that share a compiled model.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +53,7 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0], repeats=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--size", type=int, nargs=2, default=(32, 32), metavar=("H", "W"), help="of the latents")
+    parser.add_argument("--compile", action="store_true", help="compiled as well, by torch.compile with inductor")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -68,12 +72,12 @@ def main() -> None:
     text = torch.randn(1, TEXT_TOKENS, unet.config.context_dim, dtype=dtype)
     timesteps = torch.tensor([601])
 
-    def plain() -> torch.Tensor:
-        return unet(x, timesteps, text)
+    def plain(model: Callable = unet) -> torch.Tensor:
+        return model(x, timesteps, text)
 
-    def with_echoreel() -> torch.Tensor:
+    def with_echoreel(model: Callable = unet) -> torch.Tensor:
         with added_layers(sites, folded):
-            return unet(x, timesteps, text)
+            return model(x, timesteps, text)
 
     tokens, weight = torch.randn(4096, 1280, dtype=dtype), torch.randn(5120, 1280, dtype=dtype)
 
@@ -81,6 +85,12 @@ def main() -> None:
         return torch.nn.functional.linear(tokens, weight)
 
     variants = {"plain": plain, "EchoReel": with_echoreel, "one linear": one_linear}
+    if options.compile:
+        compiled = torch.compile(unet, dynamic=False)
+        variants |= {
+            "plain, compiled": partial(plain, compiled),
+            "EchoReel, compiled": partial(with_echoreel, compiled),
+        }
     seconds = interleaved(variants, options.repeats, options.cpu_time)
     parameters = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
     print(
@@ -88,13 +98,14 @@ def main() -> None:
         f"torch {torch.__version__}, {'CPU' if options.cpu_time else 'wall'} time"
     )
     for name, runs in seconds.items():
-        print(f"  {name:<10} median {statistics.median(runs):7.3f} s   fastest {min(runs):7.3f} s")
-    print(f"  with EchoReel / plain: {median_ratio(seconds['EchoReel'], seconds['plain']):.3f}")
+        print(f"  {name:<18} median {statistics.median(runs):7.3f} s   fastest {min(runs):7.3f} s")
+    for how in ("", ", compiled") if options.compile else ("",):
+        print(f"  with EchoReel / plain{how}: {median_ratio(seconds[f'EchoReel{how}'], seconds[f'plain{how}']):.3f}")
     for name, run in (("plain", plain), ("one linear", one_linear)):
         with FlopCounterMode(display=False) as counter:
             run()
         operations = counter.get_total_flops() / 1e9
-        print(f"  {name:<10} {operations:6.0f} GFLOP, {operations / statistics.median(seconds[name]):6.0f} GFLOP/s")
+        print(f"  {name:<18} {operations:6.0f} GFLOP, {operations / statistics.median(seconds[name]):6.0f} GFLOP/s")
     print("Self CPU time of the plain pass:")
     for group, share in sorted(profile(plain).items(), key=lambda item: -item[1]):
         print(f"  {group:<12} {share:6.1%}")

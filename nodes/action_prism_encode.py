@@ -34,7 +34,14 @@ class ActionPrismEncode(io.ComfyNode):
                 "Watches a reference clip and extracts the action: what moves and how, not what it looks like. The "
                 "result works with every seed; the node only runs again for another clip, caption or prompt."
             ),
-            search_aliases=["encode action", "reference video", "motion transfer"],
+            search_aliases=[
+                "encode action",
+                "reference video",
+                "motion transfer",
+                "mimic motion",
+                "choreography",
+                "pose",
+            ],
             inputs=[
                 EchoReelWire.Input("echoreel", tooltip="From Load EchoReel Checkpoint or Load EchoReel Adapter."),
                 io.Vae.Input("vae", tooltip="The VAE of the video model."),

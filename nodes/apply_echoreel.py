@@ -32,7 +32,17 @@ class ApplyEchoReel(io.ComfyNode):
                 "Makes the video model perform the action. The input model does not change; the output model works "
                 "with every sampler. Apply twice to add two actions on top of each other."
             ),
-            search_aliases=["echoreel", "motion transfer", "action"],
+            search_aliases=[
+                "echoreel",
+                "motion transfer",
+                "mimic motion",
+                "copy movement",
+                "action",
+                "pose",
+                "choreography",
+                "dance",
+                "animate character",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The video model, with LoRAs and other patches if you like."),
                 EchoReelWire.Input("echoreel", tooltip="The EchoReel adapter trained for this model."),
@@ -46,7 +56,8 @@ class ApplyEchoReel(io.ComfyNode):
                     tooltip=(
                         "How strongly the video follows the action. 1 is as trained. Higher values follow it more "
                         "closely and eventually break the picture; lower values leave more to the model; 0 changes "
-                        "nothing."
+                        "nothing. With few-step models (4 steps, cfg 1), leave it at 1: more gains nothing and soon "
+                        "breaks the picture."
                     ),
                 ),
                 io.Float.Input(
@@ -57,7 +68,8 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.001,
                     tooltip=(
                         "When the action starts during sampling. The later it starts, the more the model has already "
-                        "laid out without it. Motion is decided early, so 0 is almost always right."
+                        "laid out without it. Motion is decided early, so 0 is almost always right. With few-step "
+                        "models (4 steps), leave it at 0: without its first step, the action is lost."
                     ),
                 ),
                 io.Float.Input(
@@ -68,7 +80,8 @@ class ApplyEchoReel(io.ComfyNode):
                     step=0.001,
                     tooltip=(
                         "When the action ends during sampling. Ending earlier, for example at 0.6, keeps the motion, "
-                        "leaves fine detail to the model, and takes less time."
+                        "leaves fine detail to the model, and takes less time. With few-step models (4 steps), leave "
+                        "out the last step at most: 0.7."
                     ),
                 ),
                 io.Combo.Input(

@@ -29,19 +29,28 @@ class FollowMotion(io.ComfyNode):
             category="EchoReel",
             description=(
                 "Makes any video model follow how a clip moves, without an adapter and without training. It keeps the "
-                "clip's place and pace: what is on the left there moves on the left here. Where an EchoReel adapter "
-                "exists for the model, Apply EchoReel takes the action out of the clip instead. Costs no extra pass "
-                "of the model."
+                "clip's place and pace: what moves on the left there moves on the left here. If there is an EchoReel "
+                "adapter for your model, Apply EchoReel takes only the action from the clip. Needs no extra pass of "
+                "the model."
             ),
-            search_aliases=["motion transfer", "flowmotion", "motion guidance", "training-free", "video to video"],
+            search_aliases=[
+                "motion transfer",
+                "flowmotion",
+                "motion guidance",
+                "training-free",
+                "video to video",
+                "vid2vid",
+                "mimic motion",
+                "copy movement",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="Any video model, with LoRAs and other patches if you like."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Image.Input(
                     "frames",
                     tooltip=(
-                        "The clip to follow, from Load Reference Video or Place Reference. It is stretched over your "
-                        "video in time, and what sticks out of the picture is cut off."
+                        "The clip to follow, from Load Reference Video or Place Reference. It is stretched to the "
+                        "length of your video and fills its picture; what does not fit is cut off."
                     ),
                 ),
                 io.Float.Input(
@@ -51,9 +60,8 @@ class FollowMotion(io.ComfyNode):
                     max=3.0,
                     step=0.01,
                     tooltip=(
-                        "How firmly the video follows the clip. Well above 1 the shapes of the clip itself begin to "
-                        "show, and soon it is copied. Less leaves the model more of its own ideas, 0 leaves it "
-                        "entirely alone."
+                        "How closely the video follows the clip. Lower leaves the model more freedom, and 0 is off. "
+                        "Well above 1, shapes of the clip begin to show, and soon the clip is copied."
                     ),
                 ),
                 io.Float.Input(
@@ -62,7 +70,10 @@ class FollowMotion(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="When in the sampling it sets in. Motion is decided first, so 0 is almost always right.",
+                    tooltip=(
+                        "When in the sampling it begins. Motion is decided in the first steps, so 0 is almost always "
+                        "right."
+                    ),
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -71,8 +82,9 @@ class FollowMotion(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     tooltip=(
-                        "When in the sampling it has faded out. The strength is spread over this range, so more steps "
-                        "do not make it stronger. Later holds the video closer to the clip and lets its looks through."
+                        "When in the sampling it has faded out. Later follows the clip more closely, its looks "
+                        "included. The strength is spread over this range, so more steps do not make it stronger; of "
+                        "4 steps, only the first is in it."
                     ),
                 ),
                 io.Combo.Input(
@@ -80,8 +92,8 @@ class FollowMotion(io.ComfyNode):
                     options=FOLLOW,
                     default=MOTION,
                     tooltip=(
-                        "motion only: what changes in the clip, and only where something moves in it; a clip that "
-                        "stands still does nothing. motion and place: also where things are that do not move, so more "
+                        "motion only: follows what changes in the clip, and only where something moves; a clip in "
+                        "which nothing moves has no effect. motion and place: also follows what stands still, so more "
                         "of the clip's layout and colours comes along."
                     ),
                 ),
@@ -89,8 +101,8 @@ class FollowMotion(io.ComfyNode):
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Where in the video the motion applies: fully where it is white, half where it is grey. One "
-                        "mask for the whole video, or several that are spread over it."
+                        "Where in your video the motion applies: white fully, grey half, black not at all. One mask "
+                        "for the whole video, or several that are spread over it."
                     ),
                 ),
             ],

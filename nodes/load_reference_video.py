@@ -1,5 +1,7 @@
 """Load Reference Video: the frames of a short clip that shows the action."""
 
+import hashlib
+import json
 import os
 from dataclasses import replace
 from fractions import Fraction
@@ -9,15 +11,19 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy_api.latest import Input, InputImpl, io
+from torch import Tensor
 
 from ..echoreel_core.errors import EchoReelError
-from ..echoreel_core.pixel_actions.model.files import example_clips
-from ..echoreel_core.video.frames import CROPS, FrameSelection, VideoFrames, read_video, select_images
-from ..echoreel_core.video.kinds import VIDEO_SUFFIXES
+from ..echoreel_core.files import whole_file
+from ..echoreel_core.video.frames import CROPS, FrameSelection, VideoFrames, read_video, select_images, video_length
+from ..echoreel_core.video.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from .clip_files import clip_names, clip_stamp, input_path
+from .pictures.filmstrip import facts, filmstrip
 
 SAMPLING = {"every nth frame": "every_nth", "spread evenly": "even", "fixed fps": "fps"}
-EXAMPLE = " [echoreel]"  # as the host's " [output]": the clip is one that comes with the pack
 NOT_CONNECTED = object()
+FILMSTRIP = "echoreel_filmstrip"
+"""What a run tells the page, as JSON: `facts` of the frames, the address of their picture, what the widgets said."""
 
 
 class LoadReferenceVideo(io.ComfyNode):
@@ -33,13 +39,24 @@ class LoadReferenceVideo(io.ComfyNode):
                 "with a variable frame rate (phones, screen recordings) keep their speed; only the chosen frames are "
                 "decoded."
             ),
-            search_aliases=["reference clip", "load video frames", "echoreel video"],
+            search_aliases=[
+                "reference video",
+                "reference clip",
+                "pose",
+                "vid2vid",
+                "video to video",
+                "load video frames",
+                "load gif",
+                "image sequence",
+                "echoreel video",
+            ],
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=_videos(),
+                    options=clip_names(),
                     upload=io.UploadType.video,
-                    extra_dict={"video_suffixes": list(VIDEO_SUFFIXES)},  # for the page
+                    # for the page
+                    extra_dict={"video_suffixes": list(VIDEO_SUFFIXES), "picture_suffixes": list(PICTURE_SUFFIXES)},
                     tooltip="The clip that shows the action. A text file of the same name beside it (clip.mp4,"
                     " clip.txt) becomes the caption.",
                 ),
@@ -54,7 +71,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "duration",
-                    default=0.0,
+                    default=2.5,  # what the released EchoReel saw of a clip: 16 frames, every 4th of 25 a second
                     min=0.0,
                     max=100000.0,
                     step=0.001,
@@ -77,7 +94,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 io.Combo.Input(
                     "sampling",
                     options=list(SAMPLING),
-                    default="every nth frame",
+                    default="spread evenly",
                     tooltip=(
                         "Which frames to take. 'every nth frame': from the start, skipping frames in between, as the "
                         "released EchoReel was trained. 'spread evenly': over the whole span, including its first and "
@@ -132,7 +149,7 @@ class LoadReferenceVideo(io.ComfyNode):
                 io.Combo.Input(
                     "crop",
                     options=list(CROPS),
-                    default="stretch",
+                    default="center",
                     tooltip=(
                         "How the clip is fitted to this size. 'stretch': distorts it to fit, as the released EchoReel "
                         "was trained. 'center': keeps its shape and crops the sides. 'pad': keeps its shape and adds "
@@ -171,13 +188,12 @@ class LoadReferenceVideo(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> list[tuple[int, int]]:
+    def fingerprint_inputs(cls, file: str | None = None, **_: Any) -> list[tuple[str, int, int]]:
         try:
             path = input_path(file)
         except EchoReelError:
             return []
-        stats = [os.stat(p) for p in (path, os.path.splitext(path)[0] + ".txt") if os.path.exists(p)]
-        return [(stat.st_mtime_ns, stat.st_size) for stat in stats]
+        return clip_stamp(path) + clip_stamp(os.path.splitext(path)[0] + ".txt")
 
     @classmethod
     def execute(
@@ -202,9 +218,17 @@ class LoadReferenceVideo(io.ComfyNode):
             bar.update_absolute(done)
 
         shape = {"width": width, "height": height, "crop": crop, "progress": progress}
-        taken = read_video(input_path(file), choice, **shape) if video is None else _from_host(video, choice, shape)
-        # No ui: on a node with a video upload a preview image breaks the preview of the clip.
-        return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary())
+        if video is None:
+            path = input_path(file)
+            taken, begin, length = read_video(path, choice, **shape), Fraction(0), video_length(path)
+        else:
+            taken, begin, length = _from_host(video, choice, shape)
+        widgets = {"start": start, "duration": duration, "frame_count": frame_count, "sampling": sampling}
+        widgets |= {"every_nth": every_nth, "target_fps": target_fps, "width": width, "height": height, "crop": crop}
+        shown = facts(taken, begin, length, width / height)
+        shown |= {"picture": _for_the_page(taken.frames), "widgets": {"file": file, **widgets}}
+        ui = {FILMSTRIP: [json.dumps(shown)]}
+        return io.NodeOutput(taken.frames, taken.fps, taken.caption, taken.summary(), ui=ui)
 
 
 def chosen_selection(
@@ -216,47 +240,29 @@ def chosen_selection(
     return FrameSelection(frame_count, SAMPLING[sampling], every_nth, target_fps, start, duration)
 
 
-def _from_host(video: Input.Video, selection: FrameSelection, shape: dict[str, Any]) -> VideoFrames:
+def _from_host(
+    video: Input.Video, selection: FrameSelection, shape: dict[str, Any]
+) -> tuple[VideoFrames, Fraction, Fraction]:
+    """The frames taken, and from when on and for how long the clip lasts after its trim, seconds."""
     # Other kinds keep their frames in memory, and would be encoded, lossily, just to be a stream.
     if isinstance(video, InputImpl.VideoFromFile):
-        trim = video.get_active_trim_window()
-        return read_video(video.get_stream_source(), replace(selection, trim=trim), **shape)
+        trimmed = replace(selection, trim=video.get_active_trim_window())
+        taken = read_video(video.get_stream_source(), trimmed, **shape)
+        begin, end = replace(trimmed, start=0.0, duration=0.0).span(video_length(video.get_stream_source()))
+        return taken, begin, end - begin
     components = video.get_components()
     rate, count = Fraction(components.frame_rate), len(components.images)
-    return select_images(components.images, [i / rate for i in range(count)], count / rate, selection, **shape)
+    times = [i / rate for i in range(count)]
+    return select_images(components.images, times, count / rate, selection, **shape), Fraction(0), count / rate
 
 
-def _videos() -> list[str]:
-    folder = folder_paths.get_input_directory()
-    files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
-    # The host goes by MIME types, of which some systems lack a few.
-    videos = set(folder_paths.filter_files_content_types(files, ["video"]))
-    videos.update(name for name in files if name.lower().endswith(VIDEO_SUFFIXES))
-    return sorted(videos) + [name + EXAMPLE for name in example_clips()]
-
-
-def input_path(file: str | None) -> str:
-    """The path of a file named as in the host's upload widgets ("clip.mp4", "clip.mp4 [output]")."""
-    if not file:
-        raise EchoReelError("No video is chosen: choose or upload one, or connect a video.")
-    if file.endswith(EXAMPLE):
-        path = example_clips().get(file.removesuffix(EXAMPLE))
-        if path is None:
-            raise EchoReelError(
-                f"There is no example {file.removesuffix(EXAMPLE)!r}: use one of {', '.join(example_clips())}."
-            )
-        return str(path)
-    name, folder = folder_paths.annotated_filepath(file)
-    folder = os.path.realpath(folder or folder_paths.get_input_directory())
-    try:
-        path = os.path.realpath(os.path.join(folder, name))
-    except ValueError:  # a zero byte
-        raise EchoReelError(f"{file!r} is not a file name: choose another video.") from None
-    if not path.startswith(os.path.join(folder, "")):
-        raise EchoReelError(f"{file!r} is outside ComfyUI's {os.path.basename(folder)} folder: move the video into it.")
-    if not os.path.isfile(path):
-        raise EchoReelError(f"There is no video {file!r} in the {os.path.basename(folder)} folder: choose another one.")
-    return path
+def _for_the_page(frames: Tensor) -> str:
+    """The host's address of a picture of the frames, kept until ComfyUI ends."""
+    picture = filmstrip(frames)
+    name = f"echoreel_{hashlib.blake2b(picture, digest_size=16).hexdigest()}.jpg"
+    with whole_file(os.path.join(folder_paths.get_temp_directory(), name)) as path:
+        path.write_bytes(picture)
+    return f"/view?filename={name}&type=temp"
 
 
 NODES = [LoadReferenceVideo]

@@ -24,9 +24,9 @@ class PlaceReference(io.ComfyNode):
             display_name="Place Reference",
             category="EchoReel",
             description=(
-                "Puts the one who moves in a clip somewhere else: larger, smaller, further left, facing the other way, "
-                "faster or in a loop, with the background blurred away. For Follow Motion, which keeps the clip's "
-                "place and pace, and for Action Prism Encode."
+                "Puts what moves in a clip somewhere else: larger, smaller, further left, facing the other way, faster "
+                "or in a loop, with the background blurred away. Use it before Follow Motion, which keeps the clip's "
+                "place and pace, or before Action Prism Encode."
             ),
             search_aliases=["crop subject", "move", "mirror", "retime", "loop", "isolate", "reference position"],
             inputs=[
@@ -35,8 +35,8 @@ class PlaceReference(io.ComfyNode):
                     "crop",
                     default=False,
                     tooltip=(
-                        "Enlarges the picture so that all of the subject's way just fits in, in the middle. The "
-                        "settings below then start from there."
+                        "Enlarges the picture until the subject's whole path just fits, and centres it. The settings "
+                        "below start from there."
                     ),
                 ),
                 io.Float.Input(
@@ -45,7 +45,7 @@ class PlaceReference(io.ComfyNode):
                     min=-2.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="How far to the right, in widths of the picture; below 0 to the left.",
+                    tooltip="How far to move it to the right: 1 is the picture's width. Below 0 moves it to the left.",
                 ),
                 io.Float.Input(
                     "move_down",
@@ -53,7 +53,7 @@ class PlaceReference(io.ComfyNode):
                     min=-2.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="How far down, in heights of the picture; below 0 up.",
+                    tooltip="How far to move it down: 1 is the picture's height. Below 0 moves it up.",
                 ),
                 io.Float.Input(
                     "scale",
@@ -61,11 +61,9 @@ class PlaceReference(io.ComfyNode):
                     min=0.05,
                     max=10.0,
                     step=0.01,
-                    tooltip="How large, about the middle of the subject's way, which grows and shrinks with it.",
+                    tooltip="2 is twice as large, 0.5 half as large. The subject's path grows and shrinks with it.",
                 ),
-                io.Boolean.Input(
-                    "mirror", default=False, tooltip="Left and right change sides, so it goes the other way."
-                ),
+                io.Boolean.Input("mirror", default=False, tooltip="Swaps left and right, so it goes the other way."),
                 io.Float.Input(
                     "speed",
                     default=1.0,
@@ -73,7 +71,7 @@ class PlaceReference(io.ComfyNode):
                     max=8.0,
                     step=0.05,
                     tooltip=(
-                        "2 is twice as fast, 0.5 half as fast. Below 0 it runs backwards, 0 holds its first frame."
+                        "2 is twice as fast, 0.5 half as fast. Below 0 it runs backwards; 0 holds its first frame."
                     ),
                 ),
                 io.Combo.Input(
@@ -81,8 +79,8 @@ class PlaceReference(io.ComfyNode):
                     options=list(REPEATS),
                     default=ONCE,
                     tooltip=(
-                        "What follows when a faster clip is over: once, then hold stays on the end, loop starts again, "
-                        "there and back returns the way it came."
+                        "What happens when a faster clip is over. once, then hold: the last frame stays. loop: it "
+                        "starts again. there and back: it returns the way it came."
                     ),
                 ),
                 io.Combo.Input(
@@ -90,16 +88,16 @@ class PlaceReference(io.ComfyNode):
                     options=list(BACKGROUNDS),
                     default=BLURRED,
                     tooltip=(
-                        "blurred away: only the subject is left, before broad light, so nothing else is followed; the "
-                        "camera should stand still, or connect a mask. kept: the whole picture moves with it."
+                        "blurred away: only the subject stays sharp, so nothing else is followed. If the camera moves, "
+                        "connect a mask as well. kept: the whole picture moves with the subject."
                     ),
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip=(
-                        "Whom to follow: white on one of several people, one mask for each frame or several spread "
-                        "over the clip. Without it, whatever moves."
+                        "Whom to follow: white on one of several people, for example. One mask for each frame, or "
+                        "fewer that are spread over the clip. Without a mask, everything that moves."
                     ),
                 ),
             ],

@@ -16,7 +16,7 @@ from server import PromptServer
 
 from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.library.build import build_library, walk_clips
-from ..echoreel_core.library.search import Hit, ReferenceLibrary
+from ..echoreel_core.library.search import Hit, find_clips
 from ..echoreel_core.library.tables import TABLE_SUFFIXES
 from ..echoreel_core.pixel_actions.model.files import CLIPS as EXAMPLE_CLIPS
 from .pictures.search_results import draw_hits
@@ -216,13 +216,11 @@ class FindReferenceVideo(io.ComfyNode):
     def execute(cls, library: str, query: str, top_k: int, seed: int, built: str | None = None) -> io.NodeOutput:
         path = built or _library_path(library)
         name = os.path.basename(path)
-        with ReferenceLibrary(path) as opened:
-            hits = opened.search(query, top_k)
-            root = opened.root
+        hits = find_clips(path, query, top_k)
         if not hits:
             raise EchoReelError(f"No caption in {name} matches {query!r}: try other words.")
         here = [hit for hit in hits if hit.path]
-        if here and not _is_allowed(root):
+        if not all(_is_allowed(hit.path) for hit in here):
             raise EchoReelError(
                 f"The clips of {name} are outside the folders that ComfyUI may read: add their folder as "
                 f"{LIBRARY_FOLDER} in extra_model_paths.yaml."
@@ -329,9 +327,8 @@ def _library_to_build(name: str, source: str | os.PathLike) -> str:
     return known or os.path.join(folder_paths.get_folder_paths(LIBRARY_FOLDER)[0], file)
 
 
-def _is_allowed(folder: str) -> bool:
-    folder = os.path.realpath(folder)
-    return any(_lies_in(folder, os.path.realpath(root)) for _, root in _roots())
+def _is_allowed(path: str) -> bool:
+    return any(_lies_in(path, os.path.realpath(root)) for _, root in _roots())
 
 
 def _lies_in(path: str, folder: str) -> bool:

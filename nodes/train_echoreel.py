@@ -340,7 +340,7 @@ class TrainEchoReel(io.ComfyNode):
 
 
 def _curve(folder: Path) -> torch.Tensor:
-    """A run's loss over the steps, [1, H, W, 3]."""
+    """A run's loss over the steps, [1, H, W, 4]: on the page the node's own ground shows through."""
     from ..echoreel_core.training.metrics import FILE, draw_curves, read_metrics
 
     return to_frame(draw_curves(read_metrics(folder / FILE)))[None]

@@ -220,12 +220,11 @@ def folder(case: Case) -> None:
 
 def _build_and_search(case: Case, source: Path) -> None:
     from echoreel_core.library.build import build_library
-    from echoreel_core.library.search import ReferenceLibrary
+    from echoreel_core.library.search import find_clips
 
     library = case.folder / "l.sqlite"
     build_library(library, source)
-    with ReferenceLibrary(library) as opened:
-        opened.search(_query(case))
+    find_clips(library, _query(case))
 
 
 def _query(case: Case) -> str:
@@ -238,7 +237,7 @@ def _query(case: Case) -> str:
 def library(case: Case) -> None:
     """A damaged library, or one whose tables hold other things; searched, and built again."""
     from echoreel_core.library.build import build_library
-    from echoreel_core.library.search import ReferenceLibrary
+    from echoreel_core.library.search import find_clips
 
     path = case.write("l.sqlite", case.good["library"])
     if case.random.random() < 0.6:
@@ -247,12 +246,13 @@ def library(case: Case) -> None:
         db = sqlite3.connect(path)
         names = [name for (name,) in db.execute("SELECT name FROM facts")]
         harm = [
-            "UPDATE clips SET caption = x'00ff00'",
-            "UPDATE clips SET file = '../../../etc/passwd'",
-            "UPDATE clips SET id = id + 4294967296",
-            "UPDATE words SET clips = 'many'",
-            "DELETE FROM words",
-            "DROP TABLE clips",
+            "UPDATE captions_content SET c0 = x'00ff00', c1 = x'00ff00'",
+            "UPDATE captions SET file = '../../../etc/passwd'",
+            "UPDATE captions_content SET id = id + 4294967296",
+            "UPDATE facts SET value = 'many' WHERE name = 'captions'",
+            "DELETE FROM facts",
+            "DROP TABLE captions",
+            f"PRAGMA user_version = {case.random.randrange(5)}",
             "DELETE FROM captions_data",
             f"UPDATE facts SET value = {case.random.choice(('NULL', '-1', '1e400', repr('x'), 'x00'.join('xx')))}"
             f" WHERE name = '{case.random.choice(names)}'",
@@ -265,8 +265,7 @@ def library(case: Case) -> None:
             pass  # SQLite itself would not have it
         db.close()
     try:
-        with ReferenceLibrary(path) as opened:
-            opened.search(_query(case))
+        find_clips(path, _query(case))
     finally:
         build_library(path, case.write("table.csv", case.good["table.csv"]))
 

@@ -22,9 +22,18 @@ sys.path.insert(0, str(ROOT))
 
 from echoreel_core.commands.environment import TORCH, ensure_environment, python_of, read_requirements  # noqa: E402
 
-TOOLS = ["pytest", "ruff", "numpy", "pillow", "accelerate", "tokenizers", "tomli; python_version < '3.11'"]
-PYTEST_ALONE = ["pytest", "exceptiongroup", "tomli"]
-"""What pytest needs on any of the Pythons, all of it pure Python."""
+TOOLS = [
+    "pytest",
+    "ruff",
+    "numpy",
+    "pillow",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "tomli; python_version < '3.11'",
+]
+BROUGHT = {"pytest": ["pytest", "exceptiongroup", "tomli"], "accelerate": ["--no-deps", "accelerate"]}
+"""What the tests import and a ComfyUI may lack, with what each needs beside it; all of it pure Python."""
 
 
 def find_host() -> tuple[Path, Path] | None:
@@ -37,15 +46,17 @@ def find_host() -> tuple[Path, Path] | None:
 
 
 def host_environment(folder: Path, python: Path, own_python: Path) -> dict[str, str]:
-    """Environment variables for the host's Python; brings pytest along where it has none."""
+    """Environment variables for the host's Python; brings along what the tests need and it lacks."""
     environment = {**os.environ, "COMFYUI_PATH": str(folder), "COMFYUI_PYTHON": str(python)}
-    if subprocess.run([python, "-c", "import pytest"], capture_output=True).returncode:
-        brought = ROOT / ".venv-test" / "pytest-alone"
-        if not brought.exists():
-            install = [own_python, "-m", "pip", "install", "--quiet", "--target", brought, *PYTEST_ALONE]
-            subprocess.run(install, check=True)
-        environment["PYTHONPATH"] = str(brought)
-    return environment
+    places = []
+    for name, packages in BROUGHT.items():
+        if subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode:
+            place = ROOT / ".venv-test" / f"{name}-alone"
+            if not place.exists():
+                install = [own_python, "-m", "pip", "install", "--quiet", "--target", place, *packages]
+                subprocess.run(install, check=True)
+            places.append(str(place))
+    return {**environment, "PYTHONPATH": os.pathsep.join(places)} if places else environment
 
 
 class Reports:

@@ -1,22 +1,36 @@
-// Load Reference Video on the canvas: a timeline to set the span on, and the frames that will be taken. All that is
-// kept is in the node's own widgets; the player and the upload are the host's.
+// Load Reference Video on the canvas: a player of the frames taken, a timeline to set the span on, and the frames. All
+// that is kept is in the node's own widgets.
 import { app } from '../../scripts/app.js';
 import { api } from '../../scripts/api.js';
 import { follow } from './follow.js';
+import { say } from './words.js';
 import { Frames } from './reference_video/frames.js';
+import { Player } from './reference_video/player.js';
+import { setPicture } from './reference_video/sprite.js';
 import { Timeline } from './reference_video/timeline.js';
+import { Upload } from './reference_video/upload.js';
 
 const NODE = 'EchoReelLoadReferenceVideo';
 const ASKED = ['file', 'start', 'duration', 'frame_count', 'sampling', 'every_nth', 'target_fps', 'width', 'height', 'crop'];
-const HEIGHT = 176; // as in style.css
+const HEIGHT = 340; // as in style.css
 const MARGIN = 10; // around widgets on the canvas
 const PAUSE = 200; // ms without a change before the frames are asked for
 let count = 0; // of nodes made
+
+/** Where the host serves a file called so by its widget; null for an image sequence. */
+function addressOf(file) {
+  const [, path, type] = /^(.*?)(?: \[(input|output|temp)\])?$/s.exec(file);
+  if (path.endsWith('/') || path.startsWith('/')) return null;
+  const cut = path.lastIndexOf('/');
+  const named = { filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(cut, 0)), type: type ?? 'input' };
+  return api.apiURL(`/view?${new URLSearchParams(named)}`);
+}
 
 class ReferenceVideo {
   #node;
   #asked = ''; // values shown or on their way
   #clip = null; // {file, length, rate}
+  #ran = null; // the strip of what the last run took, and what the widgets said
   #timer;
   #request;
 
@@ -28,10 +42,16 @@ class ReferenceVideo {
       change: (values) => Object.entries(values).forEach(([name, value]) => this.#set(name, value)),
       end: () => app.canvas.emitAfterChange(),
     });
-    this.frames = new Frames();
+    this.frames = new Frames({ chosen: (index) => this.player.seek(index) });
+    this.player = new Player({ changed: (index) => this.frames.mark(index) });
     this.element = document.createElement('div');
     this.element.className = 'echoreel-reference';
-    this.element.append(this.timeline.element, this.frames.element);
+    this.element.append(this.player.element, this.timeline.element, this.frames.element);
+    this.upload = new Upload(node, this.element, {
+      choose: (name) => this.#choose(name),
+      say: (sentence) => this.#say(sentence),
+      done: () => this.refresh(true),
+    });
     this.element.addEventListener('wheel', (event) => this.#wheel(event));
     // the middle button moves the canvas, as it does over the host's own text boxes
     this.element.addEventListener('pointerdown', (event) => event.button === 1 && app.canvas.processMouseDown(event));
@@ -51,6 +71,7 @@ class ReferenceVideo {
       follow(this.#widget(name), 'callback', () => this.refresh(name === 'file'));
     }
     for (const event of ['onConfigure', 'onAdded', 'onConnectionsChange']) follow(node, event, () => this.refresh());
+    follow(node, 'onExecuted', (output) => this.#executed(output));
     follow(node, 'onRemoved', () => this.stop());
   }
 
@@ -59,20 +80,22 @@ class ReferenceVideo {
     if (!this.#node.graph) return;
     this.frames.watch();
     const values = Object.fromEntries(ASKED.map((name) => [name, this.#widget(name)?.value]));
-    const asked = this.#elsewhere() ? '' : new URLSearchParams(values).toString();
-    if (this.#clip?.file !== values.file || !asked) this.#clip = null;
+    if (this.#elsewhere()) {
+      this.#showRun(values);
+      return;
+    }
+    const asked = new URLSearchParams(values).toString();
+    if (this.#clip?.file !== values.file) this.#clip = null;
     this.timeline.show(this.#clip, values);
-    if (asked && asked === this.#asked && !again) return;
+    if (asked === this.#asked && !again) return;
 
     this.#cancel();
     this.#asked = asked;
-    if (!asked) {
-      this.frames.say(`${this.#elsewhere()} comes from another node: the frames are chosen when the graph runs.`);
-    } else if (!values.file) {
+    if (!values.file) {
       this.#asked = '';
-      this.frames.say('Choose a video, or drop one here, to see the frames that will be taken.');
+      this.#say(say('choose'));
     } else {
-      this.frames.fade();
+      this.#fade();
       this.#timer = setTimeout(() => this.#ask(asked, values), PAUSE);
     }
   }
@@ -82,6 +105,8 @@ class ReferenceVideo {
     this.#cancel();
     this.#asked = '';
     this.timeline.release();
+    this.player.pause();
+    this.player.of(null);
     this.frames.stop();
   }
 
@@ -97,18 +122,72 @@ class ReferenceVideo {
       const strip = await reply.json();
       if (signal.aborted) return;
       if (strip.error) {
-        this.frames.say(strip.error);
+        this.#say(strip.error);
         return;
       }
       this.#clip = { file: values.file, length: strip.length, rate: strip.rate };
-      this.timeline.show(this.#clip, values);
-      this.timeline.mark(strip.times);
-      this.frames.show(strip);
+      this.player.of(addressOf(values.file));
+      this.#show(strip, values);
     } catch {
       if (signal.aborted) return;
       this.#asked = ''; // so that the next change tries again
-      this.frames.say('The frames cannot be shown: ComfyUI does not answer.');
+      this.#say(say('noAnswer'));
     }
+  }
+
+  /** What a run has taken: the only way to know it where another node decides on it. */
+  #executed(output) {
+    const told = output?.echoreel_filmstrip?.[0];
+    if (!told || !this.#elsewhere()) return;
+    this.#ran = JSON.parse(told);
+    this.#ran.picture = api.apiURL(this.#ran.picture);
+    this.refresh();
+  }
+
+  /** Where another node decides on the frames: those of the last run, if there was one. */
+  #showRun(values) {
+    this.#cancel();
+    this.#asked = '';
+    this.#clip = null;
+    this.player.of(null);
+    if (!this.#ran) {
+      this.timeline.show(null);
+      this.#say(say('elsewhere', { input: this.#elsewhere() }));
+      return;
+    }
+    const linked = this.#node.inputs.filter(({ link }) => link != null).map(({ name }) => name);
+    const own = ASKED.filter((name) => !linked.includes(name) && !(name === 'file' && linked.includes('video')));
+    this.#show(this.#ran, { ...values, ...Object.fromEntries(linked.map((name) => [name, this.#ran.widgets[name]])) });
+    if (own.some((name) => String(values[name]) !== String(this.#ran.widgets[name]))) {
+      this.#fade();
+      this.player.say(say('changed'));
+    }
+  }
+
+  #show(strip, values) {
+    this.element.classList.remove('echoreel-old', 'echoreel-says');
+    setPicture(this.element, strip);
+    this.timeline.show({ length: strip.length, rate: strip.rate }, values);
+    this.timeline.mark(strip.times);
+    this.frames.show(strip);
+    this.player.show(strip);
+    const held = new Set(strip.times).size;
+    const twice = held < strip.times.length ? say('twice', { count: held }) : '';
+    this.player.say(strip.repeated ? say('repeats', { count: strip.repeated }) : twice);
+  }
+
+  /** A sentence in place of the frames. */
+  #say(sentence) {
+    this.player.pause();
+    this.player.say(sentence);
+    this.element.classList.add('echoreel-says');
+    this.element.classList.remove('echoreel-old');
+  }
+
+  /** The frames shown are no longer those that will be taken. */
+  #fade() {
+    if (this.element.matches('.echoreel-says') || !this.player.shows) this.player.say(say('reading'));
+    this.element.classList.add('echoreel-old');
   }
 
   #widget(name) {
@@ -118,7 +197,15 @@ class ReferenceVideo {
   /** The input that another node decides on, as it is called on the node; else undefined. */
   #elsewhere() {
     const input = this.#node.inputs?.find(({ name, link }) => link != null && (name === 'video' || ASKED.includes(name)));
-    return input && `“${input.localized_name ?? input.name}”`;
+    return input && (input.localized_name ?? input.name);
+  }
+
+  #choose(name) {
+    const { values } = this.#widget('file').options;
+    if (!values.includes(name)) values.push(name);
+    this.#ran = null;
+    if (this.#widget('file').value === name) this.refresh(true);
+    else this.#set('file', name);
   }
 
   #set(name, value) {
@@ -147,6 +234,10 @@ app.registerExtension({
   init() {
     const href = new URL('./reference_video/style.css', import.meta.url).href;
     document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href }));
+  },
+  beforeRegisterNodeDef(nodeType, nodeData) {
+    // The host's own upload takes two kinds of video, and its player those that the browser can play.
+    if (nodeData.name === NODE) delete nodeData.input.required.upload;
   },
   nodeCreated(node) {
     if (node.comfyClass === NODE) new ReferenceVideo(node);

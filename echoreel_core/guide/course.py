@@ -15,6 +15,10 @@ from torch import Tensor
 
 from .gradient import MotionLoss
 
+MOST_AT_ONCE = 0.6
+"""Of the whole strength, in one step. What a single prediction asks for is not corrected by another: with 4 steps, of
+which one is guided, the whole strength copies the clip."""
+
 
 @dataclass(frozen=True)
 class Fade:
@@ -91,7 +95,7 @@ class Course:
         """Changes the noise by what the last step's prediction asked for, once the next noise level is known."""
         if self._direction is None or not 0 < sigma < self._seen:
             return
-        share = self.fade.share(self.place(self._seen), self.place(sigma))
+        share = min(self.fade.share(self.place(self._seen), self.place(sigma)), MOST_AT_ONCE)
         step = self._direction * (self.strength * share * self.deviation(sigma) / sigma)
         self.noise = step if self.noise is None else self.noise + step
         self._direction = None

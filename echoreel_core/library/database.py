@@ -1,12 +1,10 @@
-"""The file of a reference library: one SQLite database of captioned clips and a full-text index over their captions."""
+"""The file of a reference library: an SQLite database whose full-text table (FTS5) holds the captioned clips."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sqlite3
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,55 +12,118 @@ from pathlib import Path
 from ..errors import EchoReelError
 
 APPLICATION = 0x4563686F  # "Echo", in the file's header: what tells a library from other databases
-VERSION = 2
-"""1 indexed captions as they are; 2 as `words.indexed` has them."""
+VERSION = 3
+"""Formats 1 and 2 kept clips and counts of words in tables of their own. A library in these formats is rebuilt."""
 ELSEWHERE = 1 << 32
-"""Clips on disk have ids below, others from here on: the index gives matches by ascending id, so one that holds
-millions of captions still finds the few clips on disk at once."""
-
-TOKENIZER = "porter unicode61"
-"""Lower case, no accents, and Porter's English stems: "Jumps" and "jumping" are both "jump"."""
-
-# The index keeps only which clips hold a word, not where: captions are too short for places to tell much.
-_CONTENT = {1: "content='clips', content_rowid='id'", VERSION: "content=''"}
-_SCHEMA = f"""
-CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE clips (id INTEGER PRIMARY KEY, caption TEXT NOT NULL, link TEXT NOT NULL, file TEXT, stamp TEXT);
-CREATE INDEX clips_by_file ON clips (file) WHERE file IS NOT NULL;
-CREATE TABLE words (stem TEXT PRIMARY KEY, clips INTEGER NOT NULL) WITHOUT ROWID;
-CREATE VIRTUAL TABLE captions USING fts5(
-    caption, {_CONTENT[VERSION]}, tokenize='{TOKENIZER}', detail=none, columnsize=0);
-INSERT INTO captions(captions, rank) VALUES ('hashsize', {64 << 20});
-INSERT INTO captions(captions, rank) VALUES ('usermerge', 2);
-PRAGMA application_id = {APPLICATION};
-PRAGMA user_version = {VERSION};
-"""
-
-
+"""Clips on disk have lower ids, all others have ids from here on. FTS5 returns matches by ascending id, so the few
+clips on disk are found at once among millions of captions."""
 PATIENCE = 8
-"""Seconds a query may take: a library from somebody else may be made to take for ever."""
+"""Seconds of the processor's time that opening and searching a library may take: one from somebody else may be made to
+take forever."""
+
+LETTERS = "unicode61 categories 'L* N* Co M*'"
+"""The tokenizer of queries: lower case, no accents. Marks, such as the vowel signs of Thai and Hindi, do not end a
+word."""
+STEMS = f"porter {LETTERS}"
+"""The tokenizer of captions, which also takes Porter's English stems: "Jumps" and "jumping" are both "jump"."""
+
+# words: the caption as it is indexed; caption: as it was read, or NULL where that is the same
+_SCHEMA = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE VIRTUAL TABLE captions USING fts5(words, caption UNINDEXED, link UNINDEXED, file UNINDEXED, "
+    f'stamp UNINDEXED, detail=none, columnsize=0, tokenize="{STEMS}")',
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {VERSION}",
+)
+_DEFINITIONS = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' OR name NOT GLOB 'captions_*'"
 
 
-@contextlib.contextmanager
-def patience(db: sqlite3.Connection) -> Iterator[None]:
-    """Ends what takes longer than `PATIENCE`, with an error of SQLite's."""
-    end = time.monotonic() + PATIENCE
-    db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """Opens a library, and rolls back an interrupted transaction.
+
+    After `PATIENCE` seconds of this thread's processor time, statements on the connection are interrupted.
+
+    Args:
+        create: creates an empty database if there is no file, and accepts a library of an older format.
+
+    Raises: EchoReelError if the file is not a library, or of another format version; sqlite3.Error if it is damaged.
+    """
+    if not create and not os.path.exists(path):
+        raise EchoReelError(f"There is no library {path.name}: build it first.")
     try:
-        yield
-    finally:
-        db.set_progress_handler(None, 0)
+        db = sqlite3.connect(path, isolation_level=None)
+    except (sqlite3.OperationalError, ValueError):  # a folder, no permission, too long a name; a zero byte in it
+        raise EchoReelError(
+            f"The library {path.name[:100]!r} cannot be opened: choose another name, or check its folder's permissions."
+        ) from None
+    try:
+        end = time.thread_time() + PATIENCE
+        db.set_progress_handler(lambda: time.thread_time() > end, 10_000)
+        db.execute("PRAGMA trusted_schema = OFF")  # a library may come from somebody else
+        if not create or pragma(db, "schema_version"):
+            _check(db, path.name, older=create)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection, name: str, older: bool) -> None:
+    """Refuses a database that is not a library, or that defines anything else, such as a trigger."""
+    version = pragma(db, "user_version")
+    if pragma(db, "application_id") != APPLICATION:
+        raise EchoReelError(f"{name} is not a reference library: choose another file.")
+    if version > VERSION:
+        raise EchoReelError(
+            f"{name} has format version {version}, but this pack reads up to version {VERSION}: update the pack."
+        )
+    if version < VERSION:
+        if older:
+            return
+        raise EchoReelError(
+            f"The library {name} is in an older format: run Build Reference Library again; it rebuilds it."
+        )
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as ours:
+        make_tables(ours)
+        if set(db.execute(_DEFINITIONS)) != set(ours.execute(_DEFINITIONS)):
+            raise EchoReelError(
+                f"{name} is not a reference library made by this pack: choose another, or delete the file and build "
+                "it again."
+            )
+
+
+def make_tables(db: sqlite3.Connection) -> None:
+    """Creates the tables, empty, and drops those of an older format."""
+    for table in ("captions", "clips", "words", "facts"):
+        db.execute(f"DROP TABLE IF EXISTS {table}")
+    for statement in _SCHEMA:
+        db.execute(statement)
+
+
+def pragma(db: sqlite3.Connection, name: str) -> int:
+    return db.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def read_facts(db: sqlite3.Connection) -> dict[str, str | int]:
+    """What a build has noted: source, root, complete, captions, on_disk, signature."""
+    return dict(db.execute("SELECT name, value FROM facts"))
+
+
+def write_facts(db: sqlite3.Connection, **facts: str | int) -> None:
+    db.executemany("REPLACE INTO facts VALUES (?, ?)", facts.items())
 
 
 @contextlib.contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Says in one sentence what SQLite found wrong with the library at `path`."""
+    """Turns SQLite's errors into an EchoReelError that says what is wrong with the library at `path`."""
     try:
         yield
     except (sqlite3.ProgrammingError, sqlite3.InterfaceError):  # not the library's fault, and no advice helps
         raise
     except sqlite3.Error as error:
         text = str(error)
+        if "not a database" in text:
+            raise EchoReelError(f"{path.name} is not a reference library: choose another file.") from None
         if "locked" in text:
             advice = "it is in use: wait until the other build is finished"
         elif "interrupted" in text:
@@ -76,118 +137,3 @@ def plain_errors(path: Path) -> Iterator[None]:
         else:
             advice = f"it is damaged ({text}): delete the file and build the library again"
         raise EchoReelError(f"The library {path.name} cannot be used because {advice}.") from None
-
-
-def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
-    """Opens a library, rolling back what an interrupted build had begun; creates it where there is none.
-
-    Raises: EchoReelError for a file that is no library, or of a newer version; sqlite3.Error for a damaged one.
-    """
-    if _is_new(path) and not create:
-        raise EchoReelError(f"There is no library {path.name}: build it first.")
-    mode = "rwc" if create else "rw"
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
-    try:
-        db.execute("PRAGMA trusted_schema = OFF")  # a library may come from somebody else
-        with patience(db):
-            if create and not _pragma(db, "schema_version"):
-                db.execute("BEGIN IMMEDIATE")  # and check again: another build may have been faster
-                renew(db) if not _pragma(db, "schema_version") else db.execute("ROLLBACK")
-            version = _pragma(db, "user_version")
-            if _pragma(db, "application_id") != APPLICATION:
-                raise EchoReelError(f"{path.name} is not a reference library: choose another file.")
-            if version > VERSION:
-                raise EchoReelError(
-                    f"{path.name} has format version {version}, but this pack reads up to version {VERSION}: update "
-                    "the pack."
-                )
-            if _definitions(db) != _expected(version):
-                raise EchoReelError(
-                    f"{path.name} is not a reference library made by this pack: choose another, or delete the file and "
-                    "build it again."
-                )
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def renew(db: sqlite3.Connection) -> None:
-    """Makes all tables anew, empty and in today's format, and ends the transaction that has begun."""
-    for table in ("captions", "clips", "words", "facts"):
-        db.execute(f"DROP TABLE IF EXISTS {table}")
-    for statement in _SCHEMA.strip().rstrip(";").split(";\n"):
-        db.execute(statement)
-    db.execute("COMMIT")
-
-
-def format_version(db: sqlite3.Connection) -> int:
-    """The format of an opened library, `VERSION` or an older one."""
-    return _pragma(db, "user_version")
-
-
-def _is_new(path: Path) -> bool:
-    """Whether there is no file yet. Raises: EchoReelError where there is one, but no database that can be read."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise EchoReelError(f"{path.name} is not a reference library, nor a file at all: choose another name.")
-        with open(path, "rb") as file:
-            start = file.read(16)
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name, at which SQLite would end it
-        why = getattr(error, "strerror", None) or error
-        raise EchoReelError(f"The library {path.name[:100]!r} cannot be opened ({why}): choose another name.") from None
-    if start and start != b"SQLite format 3\0":
-        raise EchoReelError(f"{path.name} is not a reference library: choose another file.")
-    return False
-
-
-def _pragma(db: sqlite3.Connection, name: str) -> int:
-    return db.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-def _definitions(db: sqlite3.Connection) -> set[tuple[str, str, str]]:
-    """All that a database defines, but for what FTS5 keeps its index in."""
-    found = db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return {(kind, name, str(sql)) for kind, name, sql in found if kind != "table" or name not in _INDEX_TABLES}
-
-
-_INDEX_TABLES = {f"captions_{part}" for part in ("data", "idx", "content", "docsize", "config")}
-
-
-@functools.cache
-def _expected(version: int) -> set[tuple[str, str, str]]:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.executescript(_SCHEMA.replace(_CONTENT[VERSION], _CONTENT.get(version, "")))
-    try:
-        return _definitions(db)
-    finally:
-        db.close()
-
-
-def damaged(name: str, what: str) -> EchoReelError:
-    """What to raise where a library holds something that no build of ours writes."""
-    return EchoReelError(
-        f"The library {name} cannot be used, it is damaged ({what}): delete the file and build the library again."
-    )
-
-
-def read_facts(db: sqlite3.Connection) -> dict[str, str | int | float]:
-    """What a build notes down: kind, source, root, complete, captions, on_disk, words_per_caption, signature."""
-    return dict(db.execute("SELECT name, value FROM facts"))
-
-
-def write_facts(db: sqlite3.Connection, **facts: str | int | float) -> None:
-    db.executemany("REPLACE INTO facts VALUES (?, ?)", facts.items())
-
-
-def inside(root: str, file: str) -> str | None:
-    """The path of a clip in the folder `root`, or None where it is not there, or leads out of it."""
-    root = os.path.realpath(root)
-    try:
-        path = os.path.realpath(os.path.join(root, file))
-        return path if path.startswith(os.path.join(root, "")) and os.path.isfile(path) else None
-    except (OSError, ValueError):
-        return None

@@ -1,4 +1,4 @@
-"""Tables that caption clips, read row by row: WebVid's CSV, and JSON or JSON lines of any of the usual spellings."""
+"""Tables of captioned clips, read row by row: WebVid's CSV, and JSON or JSON lines with any of the usual keys."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ LINK_KEYS = ("contenturl", "url", "link")
 """WebVid: videoid, contentUrl, duration, page_dir, name. The `reference_` and `inject_` keys are those of EchoReel's
 training pairs. Capitals do not matter; of several that are there, the first counts."""
 
+_KEYS = (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)
 _BETWEEN = re.compile(r"[\s,]*")
 _CHUNK = 1 << 20  # characters
 _LARGEST = 16 << 20
 
 
 class Row(NamedTuple):
-    """One captioned clip of a table; what the table does not say is "".
+    """One captioned clip of a table. What the table does not say is "".
 
     Attributes:
         file: the clip's path, relative to the folder of the clips.
@@ -53,14 +54,14 @@ class Row(NamedTuple):
 
 
 def read_table(path: str | os.PathLike) -> Iterator[tuple[Row, int]]:
-    """The rows that have a caption, each with how many bytes of the table have been read.
+    """Reads the rows that have a caption; with each comes how many bytes of the table have been read.
 
     Memory does not grow with the table.
 
-    Raises: EchoReelError, naming table and place, where it is none of these formats or damaged.
+    Raises: EchoReelError, naming the table and the row, if it is damaged or in none of these formats.
     """
     path = Path(path)
-    read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json_lines}.get(path.suffix.lower())
+    read = {".csv": _csv, ".tsv": _csv, ".json": _json, ".jsonl": _json}.get(path.suffix.lower())
     if read is None:
         raise EchoReelError(f"{path.name} is not a caption table: use one of {', '.join(TABLE_SUFFIXES)}.")
     check_file(path, "caption table")
@@ -79,12 +80,11 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
     reader = csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     try:
         header = [name.strip().lower() for name in next(reader, [])]
-        columns = [_first(keys, header) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
-        if columns[0] is None:
+        places = [next((header.index(key) for key in keys if key in header), None) for keys in _KEYS]
+        if places[0] is None:
             raise EchoReelError(
                 f"{path.name} has no column of captions: its first line must name one of {', '.join(CAPTION_KEYS)}."
             )
-        places = [header.index(name) if name is not None else None for name in columns]
         for cells in reader:
             yield _row(*(cells[i] if i is not None and i < len(cells) else "" for i in places))
     except csv.Error as error:
@@ -92,7 +92,7 @@ def _csv(text: TextIO, path: Path) -> Iterator[Row]:
 
 
 def _lines(text: TextIO, path: Path) -> Iterator[str]:
-    """Line by line; a file cut off may go on with zeros, without any end of a line."""
+    """Reads line by line. A file that was cut off may go on with zeros, and its last line may never end."""
     number = 0
     while line := text.readline(_LARGEST):
         number += 1
@@ -101,47 +101,35 @@ def _lines(text: TextIO, path: Path) -> Iterator[str]:
         yield line
 
 
-def _json_lines(text: TextIO, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(text, path), start=1):
-        if line.strip():
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise EchoReelError(f"{path.name}, line {number:,}, is not valid JSON ({error}).") from None
-            yield _entry(entry, f"{path.name}, line {number:,},")
-
-
-def _json(text: TextIO, path: Path) -> Iterator[Row]:
-    for number, entry in enumerate(_array_items(text, path.name), start=1):
-        yield _entry(entry, f"{path.name}, entry {number:,},")
-
-
-def _array_items(file: TextIO, name: str) -> Iterator[Any]:
-    """The items of a JSON array one by one: `json.load` would take many times the file's size in memory."""
+def _json(file: TextIO, path: Path) -> Iterator[Row]:
+    """JSON lines or an array, entry by entry: `json.load` would take many times the file's size in memory."""
     decode = json.JSONDecoder().raw_decode
-    text, inside = "", False
+    text, number, listed = "", 0, False
     while True:
         chunk = file.read(_CHUNK)
         text += chunk
         at = _BETWEEN.match(text).end()
+        if not number and not listed and text.startswith("[", at):
+            listed, at = True, _BETWEEN.match(text, at + 1).end()
         while at < len(text):
-            if not inside:
-                if text[at] != "[":
-                    raise EchoReelError(f"{name} has no list of captioned clips in it: it must begin with [.")
-                inside, at = True, at + 1
-            elif text[at] == "]":
+            if listed and text[at] == "]":
                 return
-            else:
-                try:
-                    item, at = decode(text, at)
-                except (ValueError, RecursionError) as error:
-                    if chunk and len(text) - at < _LARGEST:
-                        break  # the item goes on in the next chunk
-                    raise EchoReelError(f"{name} is not valid JSON ({error}): it is damaged or cut off.") from None
-                yield item
+            try:
+                entry, at = decode(text, at)
+            except (ValueError, RecursionError) as error:
+                if chunk and len(text) - at < _LARGEST:
+                    break  # the entry goes on in the next chunk
+                why = getattr(error, "msg", error)  # without the place, which is one in the chunk
+                raise EchoReelError(
+                    f"{path.name}, entry {number + 1:,}, is not valid JSON ({why}): it is damaged or cut off."
+                ) from None
+            number += 1
+            yield _entry(entry, f"{path.name}, entry {number:,},")
             at = _BETWEEN.match(text, at).end()
         if not chunk:
-            raise EchoReelError(f"{name} is cut off: its list does not end with ].")
+            if listed:
+                raise EchoReelError(f"{path.name} is cut off: its list does not end with ].")
+            return
         text = text[at:]
 
 
@@ -149,12 +137,8 @@ def _entry(entry: Any, where: str) -> Row:
     if not isinstance(entry, Mapping):
         raise EchoReelError(f"{where} is not an object in braces: {str(entry)[:60]}.")
     values = {str(key).lower(): value for key, value in entry.items()}
-    found = [values.get(_first(keys, values)) for keys in (CAPTION_KEYS, LINK_KEYS, FILE_KEYS, ID_KEYS)]
+    found = [next((values[key] for key in keys if key in values), None) for keys in _KEYS]
     return _row(*("" if isinstance(value, (Mapping, list)) or value is None else str(value) for value in found))
-
-
-def _first(keys: tuple[str, ...], among: Any) -> str | None:
-    return next((key for key in keys if key in among), None)
 
 
 def _row(caption: str, link: str, file: str, id: str) -> Row:

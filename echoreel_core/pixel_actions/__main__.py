@@ -6,6 +6,7 @@ The recipe of the shipped files is recipes/RECIPE.md.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def main() -> None:
     command.add_argument("--clips", type=int, default=200, help="per cell")
     command.add_argument("--sampling-steps", type=int, default=25)
     command.add_argument("--guidance", type=float, default=2.0)
+    command.add_argument(
+        "--cells", nargs="+", help="only these, which need no adapter, such as unseen/guided; the file's others stay"
+    )
+    command.add_argument("--each", type=int, help="with --cells: so many of each action's clips only")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -143,7 +148,7 @@ def _clips(_arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from .evaluation.guided import evaluate_guided
+    from .evaluation.guided import CELLS, evaluate_guided
     from .evaluation.judge import load_judge
     from .evaluation.table import HEADER, evaluate, evaluate_blend, write
     from .model.embedded import load_embedded
@@ -151,12 +156,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
     print(HEADER)
     (model, autoencoder), judge = load_embedded(arguments.model), load_judge(arguments.judge)
-    result = evaluate(model, autoencoder, judge, **sampling, progress=_say)
-    result |= evaluate_guided(model.base, autoencoder, judge, **sampling, progress=_say)
-    blend = evaluate_blend(model, autoencoder, **sampling)
-    for name, cell in blend.items():
-        print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
-    write(result | blend, arguments.out)
+    result = json.loads(arguments.out.read_text()) if arguments.cells else {}
+    if not arguments.cells:
+        result |= evaluate(model, autoencoder, judge, **sampling, progress=_say)
+    chosen = {"cells": arguments.cells or CELLS, "each": arguments.each}
+    result |= evaluate_guided(model.base, autoencoder, judge, **sampling, **chosen, progress=_say)
+    if not arguments.cells:
+        blend = evaluate_blend(model, autoencoder, **sampling)
+        for name, cell in blend.items():
+            print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
+        result |= blend
+    write(result, arguments.out)
 
 
 def _say(line: str) -> None:

@@ -21,6 +21,7 @@ Compile = Literal["no", "default", "reduce-overhead"]
 Crop = Literal[CROPS]
 Mode = Literal[MODES]
 StoredAs = Literal["float32", "float16", "bfloat16"]
+WeightDtype = Literal["default", "fp8_e4m3fn", "fp8_e5m2"]
 
 
 MAX_SIDE = 4096
@@ -42,12 +43,47 @@ def _at_least(settings: object, least: float, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class ModelSettings:
-    """[model]: the frozen model."""
+class ModelFile:
+    """A model's file: `name` as a loader node of ComfyUI lists it, or else a path."""
 
-    checkpoint: Path
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """[model]: the frozen model; with `comfyui`, any that ComfyUI loads, otherwise one of the released family."""
+
+    checkpoint: ModelFile | None = None
     tokenizer: Path | None = None
     device: str = ""
+    comfyui: Path | None = None
+    comfyui_options: tuple[str, ...] = ()
+    diffusion_model: ModelFile | None = None
+    weight_dtype: WeightDtype = "default"
+    vae: ModelFile | None = None
+    text_encoders: tuple[ModelFile, ...] = ()
+    text_encoder_type: str = "stable_diffusion"
+    clip_vision: ModelFile | None = None
+
+    def __post_init__(self) -> None:
+        if self.comfyui is None:
+            for name in ("diffusion_model", "vae", "text_encoders", "clip_vision", "comfyui_options"):
+                if getattr(self, name):
+                    raise EchoReelError(f"{name} is a setting for a model that ComfyUI loads: set comfyui, its folder.")
+            if self.checkpoint is None:
+                raise EchoReelError("checkpoint is missing.")
+        elif (self.checkpoint is None) == (self.diffusion_model is None):
+            raise EchoReelError("comfyui is set: set either diffusion_model or checkpoint, the file of the model.")
+        elif self.diffusion_model is not None:
+            for name in ("vae", "text_encoders"):
+                if not getattr(self, name):
+                    raise EchoReelError(f"{name} is missing: a diffusion_model needs its own.")
+
+    @property
+    def name(self) -> str:
+        """The file of the model itself, without its folder."""
+        return (self.checkpoint or self.diffusion_model).path.name
 
 
 @dataclass(frozen=True)
@@ -88,6 +124,21 @@ class VideoSettings:
 
 
 @dataclass(frozen=True)
+class BucketSettings:
+    """[buckets]: how the clips' own sizes and lengths are met; see `data.buckets`."""
+
+    frames: tuple[int, ...] = ()
+    aspect: bool = False
+    multiple: int = 32
+    spans: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "multiple", "spans")
+        if any(count < 1 for count in self.frames):
+            raise EchoReelError(f"frames is {list(self.frames)}: use numbers of 1 or more.")
+
+
+@dataclass(frozen=True)
 class AdapterSettings:
     """[adapter]: what is trained; 0 stands for the default of the model's family."""
 
@@ -113,7 +164,8 @@ class TrainingSettings:
 
     Attributes:
         steps, batch_size, accumulation: pairs per step are batch_size x accumulation x processes.
-        optimizer: "adamw" for all, or "muon" for matrices and AdamW for the rest; see `optimizer.Optimizer`.
+        optimizer: "adamw", or "adamw8bit", for all, or "muon" for matrices and AdamW for the rest; see
+            `optimizer.Optimizer`.
         learning_rate: of the added layers.
         prism_rate: the prism's learning rate as a share of that.
         schedule: "constant", "cosine" down to 0, or "linear" down to 0.03 over the last 30 %, level before.
@@ -131,7 +183,7 @@ class TrainingSettings:
         reference_shift: references are moved by up to this share of their sides; see `augment.augmented`.
         mirror: share of the pairs of which both clips are mirrored.
         mixed_precision: "no", "bf16" or "fp16".
-        gradient_checkpointing: less memory, more time.
+        gradient_checkpointing: less memory, more time. offload_activations: still less, still more.
         compile: "no", or the mode of torch.compile: "default", or "reduce-overhead", which is CUDA graphs.
         seed: of everything that chance decides.
     """
@@ -163,6 +215,7 @@ class TrainingSettings:
     mirror: float = 0.0
     mixed_precision: MixedPrecision = "no"
     gradient_checkpointing: bool = False
+    offload_activations: bool = False
     compile: Compile = "no"
     seed: int = 0
 
@@ -176,6 +229,8 @@ class TrainingSettings:
         _check_range(self, 0, 1.01, "mirror")
         if self.compile != "no" and self.gradient_checkpointing:
             raise EchoReelError("compile and gradient_checkpointing do not go together: switch one of them off.")
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise EchoReelError("offload_activations goes with gradient_checkpointing: switch that on too.")
 
 
 @dataclass(frozen=True)
@@ -209,8 +264,12 @@ class Config:
     output: OutputSettings
     video: VideoSettings = field(default_factory=VideoSettings)
     reference: VideoSettings | None = None
+    buckets: BucketSettings = field(default_factory=BucketSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+REQUIRED = tuple(entry.name for entry in fields(Config) if entry.default is entry.default_factory is MISSING)
 
 
 def read_config(path: str | os.PathLike) -> Config:
@@ -236,10 +295,14 @@ def read_config(path: str | os.PathLike) -> Config:
     values = {}
     for name, hint in sections.items():
         kind = next((choice for choice in get_args(hint) if choice is not type(None)), hint)
-        required = any(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
-        if name in tables or required:
+        if name in tables or name in REQUIRED:
             values[name] = _section(kind, tables.get(name, {}), f"{path.name}, [{name}]", path.parent)
     return Config(**values)
+
+
+def local(path: str) -> Path:
+    """A path as this system writes it: outside Windows, its backslashes separate folders too."""
+    return Path(path if os.name == "nt" else path.replace("\\", "/"))
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -281,9 +344,10 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
         if not isinstance(value, list):
             raise EchoReelError(f"{name} is {value!r}: use a list in square brackets.")
         return tuple(_value(item, get_args(hint)[0], name, folder) for item in value)
-    wanted = Path if Path in get_args(hint) else hint
+    wanted = next((kind for kind in (Path, ModelFile) if kind in get_args(hint)), hint)
     accepted, in_words = {
         Path: (str, "a path in quotes"),
+        ModelFile: (str, "a path in quotes"),
         str: (str, "text in quotes"),
         bool: (bool, "true or false"),
         int: (int, "a whole number"),
@@ -293,8 +357,9 @@ def _value(value: object, hint: Any, name: str, folder: Path) -> object:
         raise EchoReelError(f"{name} is {value!r}: use {in_words}.")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise EchoReelError(f"{name} is a number of {len(str(abs(value)))} digits: use one of at most 18.")
-    if wanted is Path:
+    if wanted in (Path, ModelFile):
         if any(ord(letter) < 32 for letter in value):  # "C:\temp" in double quotes holds a tab
             raise EchoReelError(f"{name} is {value!r}: no path holds such characters. {WINDOWS_PATHS}")
-        return folder / Path(value).expanduser()
+        path = folder / local(value).expanduser()
+        return path if wanted is Path else ModelFile(value, path)
     return float(value) if wanted is float else value

@@ -11,20 +11,22 @@ import torch
 from .config import Config
 from .data.cached_pairs import CachedPairs
 from .default_sizes import parameter_count
-from .lvdm.released import ReleasedModel
+from .model_source import ModelSource
 from .process_group import ProcessGroup
 from .progress import duration
 from .trainer import Trainer
 
 STEPS = 3
 """That are measured; the first is not counted, as everything is made then."""
-CHECKPOINT_BYTES = 12
-"""Per parameter: the weight and the optimizer's two moments, in float32."""
+MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
+"""Of what the optimizer keeps, per parameter; of Muon's few vectors and tables AdamW keeps twice that."""
 
 
 def disk_line(config: Config, parameters: int) -> str:
     """What the run's folder will take up at most."""
-    checkpoint, output = CHECKPOINT_BYTES * parameters, config.output
+    settings, output = config.training, config.output
+    weights = 8 if settings.average else 4  # the average, and then the weights beside it, in float32
+    checkpoint = (weights + MOMENT_BYTES[settings.optimizer]) * parameters
     final = parameters * getattr(torch, output.stored_as).itemsize
     most = (output.keep + 1) * checkpoint + final  # one more while it is written
     return (
@@ -33,24 +35,25 @@ def disk_line(config: Config, parameters: int) -> str:
     )
 
 
-def measured_lines(config: Config, model: ReleasedModel) -> Iterator[str]:
-    """Time, and on a GPU memory, of a few steps on the cached pairs. Nothing is kept of them."""
+def measured_lines(config: Config, model: ModelSource) -> Iterator[str]:
+    """Disk space, and time and on a GPU memory of a few steps on the cached pairs. Nothing is kept of them."""
     settings = config.training
     device = torch.device(model.device)
     pairs = CachedPairs(config.data.cache)
-    trainer = Trainer(model.host, model.adapter(), pairs, replace(settings, steps=STEPS), ProcessGroup(device))
-    times = [time.monotonic()]
-    for _ in trainer:
-        times.append(time.monotonic())
-    seconds = (times[-1] - times[1]) / (STEPS - 1)
-    yield f"{seconds:.2g} s a step on {device}: {duration(seconds * settings.steps)} for {settings.steps} steps."
+    adapter = model.adapter(pairs)
+    yield disk_line(config, parameter_count(adapter.config))
+
+    def seconds() -> float:
+        trainer = Trainer(model.host, adapter, pairs, replace(settings, steps=STEPS), ProcessGroup(device))
+        times = [time.monotonic()]
+        for _ in trainer:
+            times.append(time.monotonic())
+        return (times[-1] - times[1]) / (STEPS - 1)
+
+    a_step = model.run(pairs, seconds)
+    yield f"{a_step:.2g} s a step on {device}: {duration(a_step * settings.steps)} for {settings.steps} steps."
     if device.type == "cuda":
         yield f"{_size(torch.cuda.max_memory_allocated(device))} of GPU memory at most."
-
-
-def parameters_of(model: ReleasedModel) -> int:
-    """Parameters of the adapter that would be trained."""
-    return parameter_count(model.adapter().config)
 
 
 def _size(count: float) -> str:

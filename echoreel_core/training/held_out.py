@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from .data.batches import PairSource, micro_batches
+from .data.batches import PairSource, micro_batches, same_shape
 from .loss import draw, seed_of
 from .objective import Objective
 from .process_group import ProcessGroup
@@ -37,7 +37,8 @@ def held_out_loss(
     each = min(total, max(PASSES // count, -(-total // count)))
     sums = torch.zeros(2, total, device=process_group.device)
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    for indices in batches[process_group.rank :: process_group.count]:
+    own = batches[process_group.rank :: process_group.count]
+    for indices in ([some[place] for place in places] for some in own for places in same_shape(pairs, some)):
         batch = pairs.batch(indices, [seed_of("held out pair", index) for index in indices])
         drawn = draw(seed_of("held out"), indices, batch.target.shape[1:])
         drawn = replace(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FILE = "metrics.jsonl"
 CURVE = "loss.png"
+INK, LOSS, HELD_OUT = "#80868e", "#3f8fd8", "#e07a1f"
+"""Colours of the axes and curves: each stands out from a dark ground and from white, at a contrast of 2.9 or more."""
 LOOK_BACK = 25
 """Steps over which the noise levels drawn even out: a single one's loss says more of its level than of the training."""
 
@@ -57,21 +59,25 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
 def draw_curves(records: Iterable[Mapping[str, Any]], size: tuple[int, int] = (960, 540)) -> Image:
     """A PIL picture of the loss (thin), its running mean and the held-out loss over steps, on a logarithmic axis.
 
+    It is transparent, in colours that can be told from a dark and from a light ground.
+
     Args:
         records: with "step" and "loss" or "held_out".
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     records = list(records)
     loss = [(r["step"], r["loss"]) for r in records if r.get("loss", 0) > 0]
     held_out = [(r["step"], r["held_out"]) for r in records if r.get("held_out", 0) > 0]
-    picture = Image.new("RGB", size, "white")
+    picture = Image.new("RGBA", size)
     draw = ImageDraw.Draw(picture)
-    left, top, right, bottom = 70, 20, size[0] - 20, size[1] - 40
-    draw.rectangle((left, top, right, bottom), outline="#999999")
+    unit = size[1] / 18  # a line of text; a node shows the picture at less than half its size
+    draw.font = ImageFont.load_default(0.8 * unit)
+    left, top, right, bottom = 3 * unit, 0.5 * unit, size[0] - unit, size[1] - 1.4 * unit
+    draw.rectangle((left, top, right, bottom), outline=INK)
     values = [value for _, value in (*loss, *held_out)]
     if not values:
-        draw.text((left + 10, top + 10), "nothing measured yet", fill="#666666")
+        draw.text((left + unit, top + unit), "nothing measured yet", fill=INK)
         return picture
     low, high = math.log(min(values) / 1.1), math.log(max(values) * 1.1)
     last = max(step for step, _ in (*loss, *held_out)) or 1
@@ -82,18 +88,18 @@ def draw_curves(records: Iterable[Mapping[str, Any]], size: tuple[int, int] = (9
 
     for value in _ticks(math.exp(low), math.exp(high)):
         y = place(0, value)[1]
-        draw.line((left, y, right, y), fill="#e4e4e4")
-        draw.text((left - 8, y), f"{value:g}", fill="#666666", anchor="rm")
+        draw.line((left, y, right, y), fill=INK + "50")
+        draw.text((left - 0.3 * unit, y), f"{value:g}", fill=INK, anchor="rm")
     for part in range(5):
         x, step = left + (right - left) * part / 4, last * part / 4
-        draw.text((x, bottom + 8), f"{step:.0f}", fill="#666666", anchor="mt")
-    _line(draw, [place(*point) for point in loss], "#bcd2ea", 1)
-    _line(draw, [place(*point) for point in smoothed(loss)], "#1f5fa8", 3)
-    _line(draw, [place(*point) for point in held_out], "#d2691e", 3)
+        draw.text((x, bottom + 0.4 * unit), f"{step:.0f}", fill=INK, anchor="mt")
+    _line(draw, [place(*point) for point in loss], LOSS + "70", 1)
+    _line(draw, [place(*point) for point in smoothed(loss)], LOSS, 4)
+    _line(draw, [place(*point) for point in held_out], HELD_OUT, 4)
     for x, y in (place(*point) for point in held_out):
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="#d2691e")
-    for row, (name, colour) in enumerate((("loss", "#1f5fa8"), ("held-out loss", "#d2691e"))):
-        draw.text((right - 10, top + 14 + 16 * row), name, fill=colour, anchor="rm")
+        draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=HELD_OUT)
+    for row, (name, colour) in enumerate((("loss", LOSS), ("held-out loss", HELD_OUT))):
+        draw.text((right - 0.5 * unit, top + (0.8 + row) * unit), name, fill=colour, anchor="rm")
     return picture
 
 
@@ -120,6 +126,11 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.05) -> list
 
 
 def save_curves(records: Iterable[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Writes `draw_curves` as PNG, whole or not at all."""
+    """Writes `draw_curves` on white as PNG, whole or not at all."""
+    from PIL import Image
+
+    curves = draw_curves(records)
+    picture = Image.new("RGBA", curves.size, "white")
+    picture.alpha_composite(curves)
     with whole_file(path) as temporary:
-        draw_curves(records).save(temporary, format="PNG")
+        picture.convert("RGB").save(temporary, format="PNG")

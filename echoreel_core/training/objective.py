@@ -60,7 +60,8 @@ class Objective:
         """Gradient checkpointing as the settings say, around a forward pass and the backward pass after it."""
         if not (self.settings.gradient_checkpointing and torch.is_grad_enabled()):
             return nullcontext()
-        return gradient_checkpointed([*self.trainable.checkpointed_modules(), *self.adapter.prism.layers])
+        modules = [*self.trainable.checkpointed_modules(), *self.adapter.prism.layers]
+        return gradient_checkpointed(modules, self.settings.offload_activations)
 
     def action(self, batch: MicroBatch) -> Tensor:
         """Action tokens [B, S, action_dim] of the references."""

@@ -1,4 +1,4 @@
-"""AdamW, or Muon for the matrices and AdamW for the rest, behind one face."""
+"""AdamW, in 8 bits too, or Muon for the matrices and AdamW for the rest, behind one face."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import EchoReelError
 
-OptimizerName = Literal["muon", "adamw"]
+OptimizerName = Literal["muon", "adamw", "adamw8bit"]
 OPTIMIZERS: tuple[str, ...] = get_args(OptimizerName)
 
 BESIDE_MUON = 1 / 3
@@ -22,7 +22,15 @@ BESIDE_MUON = 1 / 3
 LOOKED_UP = ("position_", "embedding")
 """Parts of the names of tables: their rows are looked up one by one, so they are no matrices to Muon."""
 
-_KEPT = {"muon": {"momentum_buffer"}, "adamw": {"step", "exp_avg", "exp_avg_sq"}}
+_QUANTISED = {"qmap1", "qmap2", "absmax1", "absmax2"}
+_KEPT = {
+    "muon": [{"momentum_buffer"}],
+    "adamw": [{"step", "exp_avg", "exp_avg_sq"}],
+    "adamw8bit": [{"step", "state1", "state2"}, {"step", "state1", "state2", *_QUANTISED}],
+}
+"""What each keeps of a parameter, in 8 bits less for small ones, which stay in 32."""
+_SQUARES = ("step", "exp_avg_sq", "absmax2")
+_SHAPED = ("momentum_buffer", "exp_avg", "exp_avg_sq", "state1", "state2")
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +44,8 @@ class Optimizer:
 
     Args:
         named: names and parameters.
-        name: "muon" or "adamw". Where torch has no Muon, the log says so and AdamW takes all.
+        name: "muon", "adamw", or "adamw8bit", whose moments take 2 bytes in place of 8 (bitsandbytes,
+            https://arxiv.org/abs/2110.02861). Where torch has no Muon, the log says so and AdamW takes all.
         rate: the learning rate.
         betas: AdamW's.
         plain: parts of names that are left to AdamW: a network's first and last layer, for example.
@@ -46,6 +55,8 @@ class Optimizer:
         name: of the optimizer in use.
         parameters: all of them, in the order given.
         parts: the torch optimizers.
+
+    Raises: EchoReelError where "adamw8bit" is asked for and bitsandbytes is not installed.
     """
 
     def __init__(
@@ -83,7 +94,8 @@ class Optimizer:
             )
         if adam:
             rest = 0.0 if name == "muon" else weight_decay
-            self.parts.append(torch.optim.AdamW(_groups(adam), rate, betas=betas, weight_decay=rest))
+            kind = _eight_bit_adamw() if name == "adamw8bit" else torch.optim.AdamW
+            self.parts.append(kind(_groups(adam), rate, betas=betas, weight_decay=rest))
         self._rates = [[group["lr"] for group in part.param_groups] for part in self.parts]
 
     def zero_grad(self) -> None:
@@ -110,7 +122,9 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """All that the optimizer keeps, as "<parameter>.<what>"."""
         return {
-            f"{key}.{what}": value for key, parameter in self._named.items() for what, value in self._kept(parameter)
+            f"{key}.{what}": torch.as_tensor(value)
+            for key, parameter in self._named.items()
+            for what, value in self._kept(parameter)
         }
 
     def _kept(self, parameter: nn.Parameter) -> Iterable[tuple[str, Any]]:
@@ -130,16 +144,22 @@ class Optimizer:
             found[key][what] = tensor
         for key, kept in found.items():
             own = self._flat.get(self._named[key], self._named[key])
-            if set(kept) not in (set(), *_KEPT.values()):
+            if kept and not any(set(kept) in forms for forms in _KEPT.values()):
                 raise EchoReelError(f"of {key} it holds {', '.join(kept)}")
-            if set(kept) != _KEPT["muon" if self._named[key] in self._flat else "adamw"]:
+            if set(kept) not in _KEPT[self._of(key)]:
                 kept.clear()
             for what, tensor in kept.items():
-                if what != "step" and tensor.shape != own.shape:
+                if what in _SHAPED and tensor.shape != own.shape:
                     raise EchoReelError(f"{key}.{what} is {list(tensor.shape)} in place of {list(own.shape)}")
-                if not torch.isfinite(tensor).all() or (what in ("step", "exp_avg_sq") and (tensor < 0).any()):
+                if not torch.isfinite(tensor).all() or (what in _SQUARES and (tensor < 0).any()):
                     raise EchoReelError(f"{key}.{what} holds values that no run can have reached")
         return found
+
+    def _of(self, key: str) -> str:
+        """Which optimizer a parameter is left to."""
+        if self._named[key] in self._flat:
+            return "muon"
+        return "adamw" if self.name == "muon" else self.name
 
     def load(self, found: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Takes up what `checked` gave."""
@@ -148,7 +168,10 @@ class Optimizer:
         for key, kept in found.items():
             own = self._flat.get(self._named[key], self._named[key])
             part = self.parts[0] if self._named[key] in self._flat else self.parts[-1]
-            if kept:
+            if kept and self._of(key) == "adamw8bit":
+                part.state[own] = {what: tensor.to(own.device).clone() for what, tensor in kept.items()}
+                part.state[own]["step"] = int(kept["step"])
+            elif kept:
                 part.state[own] = {
                     what: tensor.float().cpu().clone() if what == "step" else tensor.to(own).clone()
                     for what, tensor in kept.items()
@@ -157,3 +180,14 @@ class Optimizer:
 
 def _groups(by_rate: Mapping[float, list[nn.Parameter]]) -> list[dict[str, Any]]:
     return [{"params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+
+
+def _eight_bit_adamw() -> type[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise EchoReelError(
+            "The optimizer 'adamw8bit' needs bitsandbytes, which is not installed: install it (pip install "
+            "bitsandbytes), or use 'adamw'."
+        ) from None
+    return AdamW8bit

@@ -14,7 +14,7 @@ from ..errors import EchoReelError
 from .augment import augmented
 from .average import AverageOfWeights
 from .config import TrainingSettings
-from .data.batches import MicroBatch, PairSource, micro_batches, pair_index
+from .data.batches import MicroBatch, PairSource, micro_batches, pair_index, same_shape
 from .held_out import LEVELS, held_out_loss
 from .loss import NoiseLevels, draw, seed_of
 from .objective import Objective
@@ -186,6 +186,11 @@ class Trainer:
     def _micro_batches(self, samples: Sequence[int]) -> Iterator[MicroBatch]:
         settings = self.settings
         indices = [pair_index(sample, len(self.pairs), settings.seed) for sample in samples]
+        for places in same_shape(self.pairs, indices):
+            yield from self._drawn([indices[place] for place in places], [samples[place] for place in places])
+
+    def _drawn(self, indices: Sequence[int], samples: Sequence[int]) -> Iterator[MicroBatch]:
+        settings = self.settings
         batch = self.pairs.batch(indices, [seed_of(settings.seed, "pair", sample) for sample in samples])
         batch = augmented(batch, samples, settings.seed, shift=settings.reference_shift, mirror=settings.mirror)
         draws = draw(

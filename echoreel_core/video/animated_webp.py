@@ -6,13 +6,15 @@ from fractions import Fraction
 import torch
 
 from ..errors import EchoReelError
+from .picture import over_background
 from .pillow import bytes_of
 
 UNTIMED = 100  # ms a picture stays when the file says 0, as in browsers
 
 
 class AnimatedWebP:
-    """The pictures of the animated WebP at `path`: a sequence of [H, W, 3] byte tensors, decoded when indexed.
+    """The pictures of the animated WebP at `path`: a sequence of [H, W, 3] byte tensors, decoded when indexed,
+    transparent parts over white.
 
     Attributes:
         times: when each is shown, seconds from 0.
@@ -42,8 +44,8 @@ class AnimatedWebP:
 
     def __getitem__(self, index: int) -> torch.Tensor:
         self._seek(index)
-        picture = self._image.convert("RGB")
-        return bytes_of(picture)
+        picture = bytes_of(self._image)
+        return over_background(picture) if self._image.mode == "RGBA" else picture
 
     def __enter__(self) -> "AnimatedWebP":
         return self

@@ -17,6 +17,7 @@ from ..progress import Progress
 from .animated_webp import AnimatedWebP
 from .captions import sidecar_caption
 from .frame_choice import CROPS, FrameSelection
+from .image_sequence import ImageSequence
 from .kinds import is_animated_webp
 from .picture import orientation, upright_rgb
 from .reader import VideoFile
@@ -84,6 +85,8 @@ class VideoFrames:
         ]
         if self.repeated:
             lines.append(f"The span is too short: its last frame is repeated {counted(self.repeated, 'time')}.")
+        elif (held := len(set(times))) < taken:
+            lines.append(f"The span holds only {counted(held, 'frame')}: some are taken more than once.")
         lines.append(f"Shown at (s): {' '.join(times[:taken])}")
         return "\n".join(lines)
 
@@ -100,7 +103,8 @@ def read_video(
     """Take frames from a video file. Memory follows the frames taken and the size of one picture, not the clip.
 
     Args:
-        source: path, or seekable binary file object, of anything PyAV opens; an animated WebP by path.
+        source: path, or seekable binary file object, of anything PyAV opens; an animated WebP, or a folder with an
+            image sequence, by path.
         selection: which frames; by default the authors' 16, every 4th from the start.
         width, height: size of the frames, pixels.
         crop: "stretch" (the authors' way), "center" (fill the frame, cut what sticks out) or "pad" (black bars).
@@ -109,10 +113,10 @@ def read_video(
         EchoReelError: one sentence saying what is wrong with the file or with what was asked of it.
     """
     selection = selection or FrameSelection()
-    if _is_webp(source):
-        with AnimatedWebP(source) as webp:
+    if (pictures := _pictures(source)) is not None:
+        with pictures:
             shape = {"width": width, "height": height, "crop": crop, "progress": progress}
-            taken = select_images(webp, webp.times, webp.end, selection, name=webp.name, **shape)
+            taken = select_images(pictures, pictures.times, pictures.end, selection, name=pictures.name, **shape)
         return replace(taken, caption=sidecar_caption(source))
     frames = _empty_frames(selection.frames, width, height, crop)
     done = 0
@@ -150,9 +154,9 @@ def video_length(source: Source) -> Fraction:
     Raises:
         EchoReelError: one sentence saying what is wrong with the file.
     """
-    if _is_webp(source):
-        with AnimatedWebP(source) as webp:
-            return webp.end
+    if (pictures := _pictures(source)) is not None:
+        with pictures:
+            return pictures.end
     with VideoFile(source) as video:
         return video.length()
 
@@ -238,8 +242,13 @@ def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
         ) from None
 
 
-def _is_webp(source: Source) -> bool:
-    return isinstance(source, (str, os.PathLike)) and is_animated_webp(source)
+def _pictures(source: Source) -> AnimatedWebP | ImageSequence | None:
+    """What is not read as a video file."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    if os.path.isdir(source):
+        return ImageSequence(source)
+    return AnimatedWebP(source) if is_animated_webp(source) else None
 
 
 def _facts(video: VideoFile, picture: VideoFrame, rgb: Tensor, turned: tuple[bool, bool, bool]) -> VideoFacts:

@@ -60,6 +60,11 @@ def _rgb(picture: av.VideoFrame) -> Tensor:
     rgba = _plane(picture.reformat(format="rgba", src_colorspace=colours), torch.uint8)
     if rgba[..., 3].amin() == 255:
         return rgba[..., :3]
+    return over_background(rgba)
+
+
+def over_background(rgba: Tensor) -> Tensor:
+    """Bytes [H, W, 4], alpha last and straight → [H, W, 3]."""
     share = rgba[..., 3:].float() / 255
     return (rgba[..., :3] * share + BACKGROUND * (1 - share)).round().to(torch.uint8)
 

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
 
 
 def bytes_of(picture: Image) -> Tensor:
-    """A picture of mode RGB or L as bytes [H, W, 3 or 1]."""
+    """A picture of mode RGB, RGBA or L as bytes [H, W, 3, 4 or 1]."""
     values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return values.view(picture.height, picture.width, -1)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from ..load_reference_video import EXAMPLE, input_path
+from ..clip_files import EXAMPLE, input_path
 
 PATHS = ("/view", "/api/view")
 

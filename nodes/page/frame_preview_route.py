@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import os
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,8 @@ from aiohttp import web
 from comfy_api.latest import io
 
 from ...echoreel_core.errors import EchoReelError
-from ..load_reference_video import LoadReferenceVideo, input_path
+from ..clip_files import clip_stamp, input_path
+from ..load_reference_video import LoadReferenceVideo
 from .frame_preview import frame_preview
 
 PATH = "/echoreel/filmstrip"
@@ -93,6 +93,5 @@ def _number(widget: io.Int.Input | io.Float.Input, text: str | float) -> float:
 
 
 def _tag(path: str, query: Mapping[str, str]) -> str:
-    stat = os.stat(path)
-    facts = (STARTED, stat.st_mtime_ns, stat.st_size, sorted(query.items()))
+    facts = (STARTED, clip_stamp(path), sorted(query.items()))
     return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()

@@ -22,5 +22,5 @@ def to_picture(frame: Tensor) -> Image.Image:
 
 
 def to_frame(picture: Image.Image) -> Tensor:
-    """[H, W, 3], floats from 0 to 1."""
+    """[H, W, 3 or 4], floats from 0 to 1."""
     return bytes_of(picture).float().div_(255)

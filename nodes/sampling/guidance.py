@@ -26,6 +26,7 @@ from ..families.base import ModelFamily
 from .patch import uncompiled
 
 _PLACES = 256  # of the table from noise levels to places of the model's schedule
+_NEAR_NOISE = 0.11  # of the schedule: what ddim_uniform leaves out with 10 steps is 0.1
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class GuidancePatch:
     ):
         """OUTER_SAMPLE wrapper: encodes the reference at the size that is sampled, before the model is loaded."""
         guider = executor.class_obj
-        place = schedule_places(guider.model_patcher.get_model_object("model_sampling"))
+        place = run_places(guider.model_patcher.get_model_object("model_sampling"), float(sigmas[0]))
         if place(float(sigmas[0])) < self.fade.end:
             guider.model_options[self.key] = self._run(guider, noise, kwargs.get("latent_shapes"), place)
         try:
@@ -218,6 +219,19 @@ def schedule_places(sampling: Any) -> Any:
         return (after - (sigma - below) / (above - below)) / _PLACES
 
     return place
+
+
+def run_places(sampling: Any, first: float) -> Any:
+    """The same for a run that begins at the noise level `first`.
+
+    Some schedules, such as ddim_uniform, leave out the noisiest steps. What begins that near to pure noise is at 0, so
+    that it is followed as firmly as any other run. A run that begins later goes on where another has left off.
+    """
+    place = schedule_places(sampling)
+    begin = place(first)
+    if not 0 < begin < _NEAR_NOISE:
+        return place
+    return lambda sigma: (place(sigma) - begin) / (1 - begin)
 
 
 def clip_layout(diffusion_model: Any, conds: dict, noise: Tensor, shapes: list | None) -> ClipLayout:

@@ -28,7 +28,7 @@ from ...echoreel_core.action.injection import AnySite, added_layers
 from ...echoreel_core.errors import EchoReelError, counted
 from ..families.base import ModelFamily, TokenGrid
 from .control import Control, value_at
-from .rows import Chunk, Conditionings
+from .rows import Chunk, Conditionings, note_lists
 from .windows import ClipFrames, clip_frames
 
 FramesLayer = Callable[[Tensor], Tensor]
@@ -40,7 +40,7 @@ class RunState:
     """What one sampling run keeps from step to step.
 
     Attributes:
-        conditionings: of the run, and of the batch of it that is being worked off.
+        conditionings: that are being worked off.
         layers: the layers made ready for this run's action, the last ones for each way the model is called.
         masks: the mask at the tokens, by all that it depends on.
         range: the sigmas between which the action applies.
@@ -52,6 +52,10 @@ class RunState:
     masks: dict[tuple, Tensor] = field(default_factory=dict)
     range: tuple[float, float] | None = None
     schedule: tuple[float, ...] = ()
+
+    def __deepcopy__(self, _memo: dict) -> RunState:
+        """Itself: it stays the run's own where another pack copies transformer_options."""
+        return self
 
 
 @dataclass
@@ -97,9 +101,14 @@ class ActionPatch:
     control: Control = field(default_factory=Control)
     node_id: str | None = None
 
+    def __deepcopy__(self, _memo: dict) -> ActionPatch:
+        """Itself: it never changes."""
+        return self
+
     def sampling(self, executor: Any, guider: Any, sigmas: Tensor, extra_args: dict, *args: Any, **kwargs: Any) -> Any:
-        """SAMPLER_SAMPLE wrapper: notes which conditioning is the negative one, by its identity."""
-        state = RunState(Conditionings.of(guider.conds))
+        """SAMPLER_SAMPLE wrapper: opens the run's state and notes of which list every conditioning is."""
+        state = RunState()
+        note_lists(guider.conds)
         self._tell_of_an_empty_range(guider.inner_model.model_sampling, sigmas)
         options = extra_args["model_options"].setdefault("transformer_options", {})  # a copy made for this run
         options[self.key] = state
@@ -116,7 +125,7 @@ class ActionPatch:
         if state is None:
             return executor(model, conds, x, timestep, model_options)
         before = state.conditionings
-        state.conditionings = before.within(conds, x)
+        state.conditionings = Conditionings.of(conds, x)
         try:
             return executor(model, conds, x, timestep, model_options)
         finally:

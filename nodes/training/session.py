@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,17 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter
-from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
-from ...echoreel_core.training.data.batches import Batch
 from ...echoreel_core.training.data.cache import build_cache
 from ...echoreel_core.training.data.cached_pairs import CachedPairs
-from ...echoreel_core.training.data.conditioning import TOKENS
 from ...echoreel_core.training.data.pairs import read_pairs
-from ...echoreel_core.training.default_sizes import REFERENCE_PIXELS
 from ...echoreel_core.training.metrics import FILE, draw_curves, read_metrics
 from ...echoreel_core.training.process_group import ProcessGroup
 from ...echoreel_core.training.progress import Pace, memory_advice, step_line
 from ...echoreel_core.training.run import TrainingRun
 from ...echoreel_core.training.trainer import StepResult, Trainer
 from ..models.adapter import LoadedAdapter, adapter_weights
+from .fitting import fitting_adapter, reference_framing
 from .progress import NodeProgress
 from .trainable import NodeEncoders, TrainableHostModel, own_copy
 
@@ -65,9 +61,9 @@ class TrainingSession:
         self._progress = NodeProgress()
         self._progress.say("Checking the clips")
         TrainableHostModel(self.model)  # refuses what cannot be trained before any clip is encoded
-        self._reference = self._reference_framing()
+        self._reference = reference_framing(self.video, self.vae, self.start and self.start.config)
         self._encoders = NodeEncoders(self.model, self.vae, self.clip, self.vision)
-        with memory_advice(self.training, self.video, "frame_count"):
+        with memory_advice(self.training, self.video, "frame_count", all_settings=False):
             cached, held_out = self._cache()
             self._progress.update(0, self.training.steps, "Loading the model")
             with torch.inference_mode(False):
@@ -75,13 +71,6 @@ class TrainingSession:
                 return self._trainable.sampling_run(
                     cached.batch([0], [0]).target, lambda: self._train(cached, held_out)
                 )
-
-    def _reference_framing(self) -> VideoSettings:
-        """The framing of references: of the adapter's size, if there is one; else no larger than the clips."""
-        factor = self.vae.spacial_compression_encode()
-        pixels = min(REFERENCE_PIXELS, max(self.video.width, self.video.height))
-        size = self.start.config.prism.latent_size if self.start else (max(1, pixels // factor),) * 2
-        return replace(self.video, height=size[0] * factor, width=size[1] * factor)
 
     def _cache(self) -> tuple[CachedPairs, CachedPairs]:
         """The data's pairs, encoded: those for training and those held out.
@@ -103,7 +92,8 @@ class TrainingSession:
         """The loop, with a line for each step and a live loss curve. Returns: the adapter's file."""
         self._progress.say("Making the adapter")
         device = comfy.model_management.get_torch_device()
-        adapter = self._adapter(cached)
+        start = self.start and (self.start.config, adapter_weights(self.start))
+        adapter = fitting_adapter(self._trainable, cached.batch([0], [0]), self.training.seed, start)
         trainer = Trainer(self._trainable, adapter, cached, self.training, ProcessGroup(device))
         facts = {
             "frames": self._reference.frames,
@@ -127,7 +117,7 @@ class TrainingSession:
             curve = None
             if time.monotonic() - drawn > CURVE_SECONDS:
                 drawn = time.monotonic()
-                curve = ("JPEG", draw_curves(read_metrics(log)), 512)
+                curve = ("PNG", draw_curves(read_metrics(log)), 512)
             self._progress.update(result.step, steps, step_line(result.step, steps, result.loss, pace), curve)
             comfy.model_management.throw_exception_if_processing_interrupted()
 
@@ -137,34 +127,3 @@ class TrainingSession:
         frames = self._encoders.decode_video(latents)
         self._trainable.reload()  # the VAE may have pushed it out of memory
         return frames
-
-    def _adapter(self, cached: CachedPairs) -> EchoReelAdapter:
-        """A copy of the adapter to continue from, or a new one of the default sizes for the model.
-
-        Raises: EchoReelError if the text tokens have the wrong width.
-        """
-        sample = cached.batch([0], [0])
-        text, prompt = (tokens.shape[-1] for tokens in (sample.caption[0], sample.conditioning_of(0)[TOKENS]))
-        if self.start is not None and text != self.start.config.prism.text_width:
-            raise EchoReelError(
-                f"The EchoReel adapter reads text tokens that are {self.start.config.prism.text_width} wide, but the "
-                f"text encoder's are {text} wide: connect the text encoder it was trained with."
-            )
-        if prompt != text:
-            raise EchoReelError(
-                f"The model reads images as tokens that are {prompt} wide, but the text encoder's tokens are {text} "
-                f"wide: connect a text encoder whose tokens are {prompt} wide."
-            )
-        with torch.random.fork_rng():
-            torch.manual_seed(self.training.seed)
-            adapter = EchoReelAdapter(self.start.config if self.start else self._fresh_config(sample, text))
-        if self.start is not None:
-            adapter.load_state_dict(adapter_weights(self.start))
-        return adapter
-
-    def _fresh_config(self, sample: Batch, text_width: int) -> AdapterConfig:
-        trainable = self._trainable
-        _, channels, frames, height, width = sample.reference.shape
-        return trainable.default_adapter(
-            latent_channels=channels, latent_size=(height, width), latent_frames=frames, text_width=text_width
-        )

@@ -62,7 +62,7 @@ class TrainableHostModel(TrainableModel):
         self._patcher, self._base = patcher, patcher.model
         self.model = uncompiled(patcher.get_model_object("diffusion_model"))
         self._family = find_family(self.model)
-        self.family = self._family.name
+        self.family, self.frames_per_latent = self._family.name, self._family.frames_per_latent
         self._family.check_trainable(self._base)
         self._sampling = sampling = patcher.get_model_object("model_sampling")
         kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
@@ -114,7 +114,9 @@ class TrainableHostModel(TrainableModel):
     def reload(self) -> None:
         """Moves the model back onto its device, if another model pushed it out."""
         patchers = [self._patcher, *self._patcher.get_nested_additional_models()]
-        comfy.model_management.load_models_gpu(patchers, force_full_load=True)
+        # with room reserved by --reserve-vram, what does not fit beside it stays in the computer's memory
+        whole = comfy.model_management.args.reserve_vram is None
+        comfy.model_management.load_models_gpu(patchers, force_full_load=whole)
 
     def noise_level(self, u: Tensor) -> NoiseLevel:
         """The host's own sigma at u of its schedule."""
@@ -292,8 +294,9 @@ class TrainableHostModel(TrainableModel):
         Raises: EchoReelError where one knows none even then.
         """
         management = comfy.model_management
-        before = getattr(management, "in_training", False)
-        management.in_training = True
+        before = getattr(management, "in_training", False), management.NUM_STREAMS
+        # offloaded weights that come in by streams share buffers, but the backward pass needs them as they were
+        management.in_training, management.NUM_STREAMS = True, 0
         try:
             # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
             kernels = kernels_with_gradients(self._family.kernels_without_gradient)
@@ -308,7 +311,7 @@ class TrainableHostModel(TrainableModel):
                 "gradient."
             ) from error
         finally:
-            management.in_training = before
+            management.in_training, management.NUM_STREAMS = before
 
 
 class TrainingSampler(comfy.samplers.Sampler):

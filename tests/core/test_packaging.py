@@ -1,5 +1,6 @@
 """What `comfy node pack` would publish, by its own rule: what git knows without what .comfyignore names."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ MAKING = tuple(
     f"echoreel_core/pixel_actions/{part}" for part in ("__main__.py", "recipes/", "evaluation/", "results/", "wan/")
 )
 """How the embedded models are made and measured: in the repository only."""
+SHOWN = ("docs/gallery/", "docs/brand/")
+"""What the repository's page and the registry show: not in the archive either."""
 
 
 def git(*arguments: str) -> list[str]:
@@ -48,7 +51,9 @@ def test_it_is_small(archive):
 def test_what_only_developers_need_stays_out(archive):
     inside = {path for path in archive if path.split("/")[0] in ("tests", "benchmarks", ".ci", ".github")}
     assert not inside
+    assert not {path for path in archive if path.startswith(SHOWN)}
     for path in (
+        "docs/gallery/new.webp",
         "tests/core/test_new.py",
         "benchmarks/new.py",
         MAKING[0],
@@ -61,10 +66,18 @@ def test_what_only_developers_need_stays_out(archive):
 def test_what_users_need_is_in(archive):
     folders = ("nodes", "echoreel_core", "workflows", "web/docs", "locales/zh", "locales/ja", "locales/ko", "docs")
     for folder in folders:
-        tracked = [path for path in git("ls-files", folder) if not path.startswith(MAKING)]
+        tracked = [path for path in git("ls-files", folder) if not path.startswith((*MAKING, *SHOWN))]
         assert tracked, folder
         assert set(tracked) <= archive, folder
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "node_list.json", "LICENSE", "README.md"} <= archive
+    assert {
+        "__init__.py",
+        "train.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "node_list.json",
+        "LICENSE",
+        "README.md",
+    } <= archive
     assert not left_out("echoreel_core/pixel_actions/model/pixel_actions.safetensors")
 
 
@@ -73,8 +86,18 @@ def test_the_registry_finds_what_it_asks_for():
     assert all(part.isdigit() for part in project["version"].split(".")) and project["version"].count(".") == 2
     assert project["urls"]["Repository"].startswith("https://")
     assert project["description"] and comfy["PublisherId"] and comfy["DisplayName"]
+    raw = "https://raw.githubusercontent.com/echoreel/comfyui-echoreel/main/"
+    for picture in (comfy["Icon"], comfy["Banner"]):
+        assert (ROOT / picture.removeprefix(raw)).is_file(), picture
     floor = comfy["requires-comfyui"].removeprefix(">=")
     assert floor.count(".") == 2, "with fewer parts the registry drops it"
+
+
+def test_the_version_has_its_dated_place_in_the_changelog():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)
+    assert versions[0] == PROJECT["project"]["version"]
+    assert all(f"[{version}]: https://" in changelog for version in versions)
 
 
 def test_installing_brings_no_torch_and_pins_nothing():

@@ -16,7 +16,6 @@ CORE = [
     "pixel_actions.model",
     "pixel_actions.world",
     "training.__main__",
-    "training.cost",
     "training.lvdm",
     "training",
     "training.data",

@@ -13,6 +13,7 @@ import comfy.sample
 import torch
 from by_hand import Applied, ByHand
 from conditioning import noise, prompt
+from cutting import cut, one_by_one, reordered, shortened, tiles_apart, tiles_at_once
 
 BLOCKS = {
     "all": (1.0,),
@@ -165,11 +166,13 @@ class Draw:
         return found
 
     def _area(self) -> list[int]:
-        """Halves of the picture, of the time, or all of it; no time with windows, which areas do not know."""
+        """Halves of the picture, of the time, or all of it; with windows, whose frames the host counts, of theirs."""
         height, width = (self.random.choice([full, full // 2]) for full in (self.height, self.width))
         top, left = (self.random.choice([0, f - n]) for f, n in ((self.height, height), (self.width, width)))
-        if self.base.frames_axis == 0 or self.windowed or self.random.random() < 0.4:
+        if self.base.frames_axis == 0 or self.random.random() < 0.4:
             return [height, width, top, left]
+        if self.windowed:
+            return [2, height, width, self.random.choice([0, 1]), top, left]
         frames = self.random.choice([self.frames, self.frames - 1, 2])
         return [frames, height, width, self.random.randint(0, self.frames - frames), top, left]
 
@@ -276,20 +279,10 @@ class Draw:
 
     def _cut(self, graph: Graph) -> None:
         """Another pack that hands on the batch in parts of its own."""
-        ways = [shortened, reordered]
-        if self.base.frames_axis:  # a clip of the embedded model is as many rows as `cond_or_uncond` says
-            ways += [one_by_one]
-            ways += [tiles_apart, tiles_at_once] * (self.width == 8)
-        way = self.random.choice(ways)
+        way = self.random.choice([shortened, reordered, one_by_one] + [tiles_apart, tiles_at_once] * (self.width == 8))
         if way in (tiles_apart, tiles_at_once):
             graph.tiles = 2
-
-        def patch(model: Any) -> Any:
-            model = model.clone()
-            model.set_model_unet_function_wrapper(way)
-            return model
-
-        graph.nodes.append((way.__name__, patch, None))
+        graph.nodes.append((way.__name__, lambda model: cut(model, way), None))
 
     def _own_patch(self, graph: Graph) -> None:
         """A node that changes the schedule, a hidden state inside a block, or a whole block."""
@@ -342,54 +335,3 @@ def _choice(name: str, chosen: str, curves: dict[str, tuple[float, ...]]) -> dic
 def _tokens(actions: list) -> dict[str, torch.Tensor]:
     references = [action.references[0] for action in actions]
     return {role: torch.cat([getattr(r, role) for r in references], 1) for role in ("positive", "negative")}
-
-
-def _rows(value: Any, rows: slice | torch.Tensor) -> Any:
-    return value[rows] if torch.is_tensor(value) else value
-
-
-def _halves(args: dict) -> list[tuple]:
-    """(latents, timestep, conditioning) of each half of the batch."""
-    x, t, c = args["input"], args["timestep"], args["c"]
-    rows = len(x) // len(args["cond_or_uncond"])
-    cuts = [slice(i, i + rows) for i in range(0, len(x), rows)]
-    return [(x[cut], t[cut], {key: _rows(value, cut) for key, value in c.items()}) for cut in cuts]
-
-
-def one_by_one(apply_model: Callable, args: dict) -> torch.Tensor:
-    """Each half on its own, its `cond_or_uncond` as it was."""
-    return torch.cat([apply_model(x, t, **c) for x, t, c in _halves(args)])
-
-
-def shortened(apply_model: Callable, args: dict) -> torch.Tensor:
-    """Each half on its own, its `cond_or_uncond` without `uuids` that fit."""
-    out = []
-    for which, (x, t, c) in zip(args["cond_or_uncond"], _halves(args), strict=True):
-        c["transformer_options"] = {**c["transformer_options"], "cond_or_uncond": [which]}
-        out.append(apply_model(x, t, **c))
-    return torch.cat(out)
-
-
-def reordered(apply_model: Callable, args: dict) -> torch.Tensor:
-    """All halves in the other order."""
-    x, t, c = args["input"], args["timestep"], args["c"]
-    flipped = torch.arange(len(x)).view(len(args["cond_or_uncond"]), -1).flip(0).flatten()
-    turned = {key: _rows(value, flipped) for key, value in c.items()}
-    options = c["transformer_options"]
-    lists = {key: options[key][::-1] for key in ("cond_or_uncond", "uuids")}
-    turned["transformer_options"] = {**options, **lists}
-    return apply_model(x[flipped], t[flipped], **turned)[flipped]
-
-
-def tiles_apart(apply_model: Callable, args: dict) -> torch.Tensor:
-    """The picture in a left and a right half."""
-    x, t, c = args["input"], args["timestep"], args["c"]
-    return torch.cat([apply_model(tile.contiguous(), t, **c) for tile in x.chunk(2, -1)], -1)
-
-
-def tiles_at_once(apply_model: Callable, args: dict) -> torch.Tensor:
-    """The same with both in one call."""
-    x, t, c = args["input"], args["timestep"], args["c"]
-    twice = {key: torch.cat([value] * 2) if torch.is_tensor(value) else value for key, value in c.items()}
-    out = apply_model(torch.cat(x.chunk(2, -1)), torch.cat([t] * 2), **twice)
-    return torch.cat(out.chunk(2), -1)

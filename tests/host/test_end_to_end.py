@@ -142,10 +142,7 @@ def test_a_saved_action_gives_the_same_video(server, object_info, prompt_of):
     (file,) = (server.base / "output" / "echoreel_actions").glob("skiing_*.safetensors")
 
     for node in saving["nodes"]:
-        if node["mode"] == MUTED:
-            node["mode"] = ALWAYS
-        elif node["type"] in ("EchoReelLoadReferenceVideo", ENCODE, "EchoReelSaveAction"):
-            node["mode"] = MUTED
+        node["mode"] = ALWAYS if node["mode"] == MUTED else MUTED
     of_type(saving, LOAD_ACTION)[0]["widgets_values"] = [file.name]
     with Counted(server) as counted:
         loaded = sampled(server, to_prompt(saving, object_info))

@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_schema import FILES
 
 LOCALES = Path(__file__).resolve().parents[2] / "locales"
 SCRIPTS = {"zh": r"[一-鿿]", "ja": r"[ぁ-ヿ]", "ko": r"[가-힣]"}
 """Letters that a sentence in this language has."""
+
+NAMES = {"none", "clean", "velocity", "min-snr", "float16", "bfloat16", "float32"}
+"""Choices that are called so in every language."""
 
 KEPT = re.compile(r"(?<!\w)'[^']+'(?!\w)|\d+(?:\.\d+)?|\b\w+(?:[/._]\w+)+|\.\w+\b")
 """Option names and examples in quotes, numbers, folders and files."""
@@ -80,6 +84,34 @@ def test_what_must_not_be_translated_is_still_there(schemas, translated):
         kept |= {option for option in options if re.search(rf"\b{re.escape(option)}\b", english, re.IGNORECASE)}
         lost += [(where, part) for part in sorted(kept) if part not in text]
     assert lost == []
+
+
+def test_what_the_page_says_itself(language):
+    """Every sentence of the scripts, with the same values to fill in, and every choice that a node offers."""
+    script = (LOCALES.parent / "web" / "english.js").read_text(encoding="utf-8")
+    english = dict(re.findall(r"^  (\w+): '(.*)',$", script, re.MULTILINE))
+    assert len(english) > 20
+    own = json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))["echoreel"]
+    options = own.pop("options")
+    assert own.keys() == english.keys()
+    for name, sentence in english.items():
+        assert sorted(re.findall(r"\{\w+\}", own[name])) == sorted(re.findall(r"\{\w+\}", sentence)), name
+        assert re.search(SCRIPTS[language] + "|[一-鿿]", own[name]), name
+    assert all(re.search(SCRIPTS[language] + "|[一-鿿]|fps", text) for text in options.values())
+
+
+def test_every_choice_is_translated(schemas, language):
+    options = json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))["echoreel"]["options"]
+    offered = {
+        option
+        for schema in schemas.values()
+        for field in schema.inputs
+        if f"{schema.node_id}.{field.id}" not in FILES
+        for option in getattr(field, "options", None) or ()
+        if isinstance(option, str)
+    }
+    assert offered - options.keys() == NAMES
+    assert options.keys() <= offered
 
 
 def test_nothing_the_page_would_take_for_its_own_marks(translated):

@@ -8,29 +8,31 @@ from urllib.parse import quote
 import av
 import pytest
 import torch
-from workflow_files import ALWAYS, MUTED, ROOT, SHIPPED, load, of_type, problems, to_prompt
+from comfy_server import PromptRefused
+from subgraphs import definitions, flat, levels
+from workflow_files import ALWAYS, MUTED, NOTES, ROOT, SHIPPED, id_of, load, of_type, problems, shipped_file, to_prompt
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-TEXT_TO_VIDEO = load(ROOT / "workflows" / "EchoReel text to video.json")
+TEXT_TO_VIDEO = load(shipped_file("text to video"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # these need nothing but what comes with the pack
 EMBEDDED = [path for path in SHIPPED if "Pixel Actions" in path.read_text(encoding="utf-8")]
-TRY_TRAINING = ROOT / "workflows" / "EchoReel try training.json"
+TRY_TRAINING = shipped_file("try training")
+MOST_THINGS = 9
+"""On a canvas, its notes and groups included; a subgraph is one."""
+WINDOW, LEAST_ZOOM, FILLED = (1600, 1000), 0.6, 0.75
+"""The page opens a template so that its nodes fill three quarters of the window, one way or the other."""
 shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 
 
 def test_there_are_shipped_workflows():
-    assert {path.stem for path in SHIPPED} >= {
-        "EchoReel text to video",
-        "EchoReel two references",
-        "EchoReel save and load an action",
-        *(path.stem for path in EMBEDDED),
-    }
-    assert len(EMBEDDED) == 6
+    numbers = [path.stem.split()[1] for path in SHIPPED]
+    assert numbers == [f"{number:02d}" for number in range(1, 15)]  # one order, wherever names are sorted
+    assert [path.stem for path in EMBEDDED] == [path.stem for path in SHIPPED[:6]]
 
 
 @shipped
@@ -56,28 +58,30 @@ def test_has_a_thumbnail_that_the_template_browser_gets(path, server):
 @shipped
 def test_names_the_pack_and_where_to_get_the_model(path):
     workflow = load(path)
-    ours = [node for node in workflow["nodes"] if node["type"].startswith("EchoReel")]
+    nodes = [node for level in levels(workflow) for node in level]
+    ours = [node for node in nodes if node["type"].startswith("EchoReel") or node["type"] in definitions(workflow)]
     assert ours
     for node in ours:
         assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == (PROJECT["name"], PROJECT["version"])
     (note,) = of_type(workflow, "MarkdownNote")
-    hints = [(node, hint) for node in workflow["nodes"] for hint in node["properties"].get("models", ())]
+    hints = [(node, hint) for node in nodes for hint in node["properties"].get("models", ())]
     assert bool(hints) != (path in EMBEDDED)
     for node, hint in hints:
         assert hint["name"] == node["widgets_values"][0]
         assert hint["url"] in note["widgets_values"][0]
 
 
-@pytest.mark.parametrize("name", ["Wan 2.2", "LTX-Video"])
-def test_without_an_adapter_the_plain_model_runs(name, object_info):
-    """No adapter is published for these: EchoReel is switched off, and the note says how to come by one."""
-    workflow = load(ROOT / "workflows" / f"EchoReel {name}.json")
+@pytest.mark.parametrize("name", ["Wan 2.1", "LTX-Video"])
+def test_for_an_adapter_of_your_own_only_that_adapter_is_missing(name, object_info, server):
+    """None is published for these: nothing runs that is not EchoReel, and the node where one is chosen says so."""
+    workflow = load(shipped_file(f"{name}, your adapter"))
     prompt = to_prompt(workflow, object_info)
-    assert not [node for node in prompt.values() if node["class_type"].startswith("EchoReel")]
-    (saved,) = (node for node in prompt.values() if node["class_type"] == "SaveVideo")
-    assert saved["inputs"]["video"]
+    assert prompt[id_of(prompt, "KSampler" if name == "Wan 2.1" else "SamplerCustom")]["inputs"]["model"]
+    with pytest.raises(PromptRefused) as refused:
+        server.submit(prompt)
+    assert id_of(prompt, "EchoReelLoadAdapter") in refused.value.answer["node_errors"]
     (note,) = of_type(workflow, "MarkdownNote")
-    assert "docs/model-families.md#train-an-adapter" in note["widgets_values"][0]
+    assert "there is none to download yet" in note["widgets_values"][0]
 
 
 @pytest.mark.parametrize("path", [p for p in EMBEDDED if p != TRY_TRAINING], ids=lambda path: path.stem)
@@ -95,7 +99,7 @@ def test_the_first_template_shows_the_claim(server, object_info):
     """As it opens: with EchoReel the robot goes where the star went, without it does not."""
     from echoreel_core.pixel_actions.evaluation.tracker import trajectory_correlation
 
-    path = ROOT / "workflows" / "EchoReel start here.json"
+    path = shipped_file("start here")
     reference, without, with_echoreel = paths_of(server, server.run(to_prompt(load(path), object_info), seconds=600))
     assert trajectory_correlation(with_echoreel, reference) > 0.8
     assert trajectory_correlation(without, reference) < 0.5
@@ -131,47 +135,77 @@ def test_training_can_be_tried_with_nothing_downloaded(server, object_info):
 @shipped
 def test_nothing_overlaps(path):
     """Nodes keep the distance that the taller nodes of the page's newer renderer need."""
-    nodes = load(path)["nodes"]
-    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in nodes]
-    for i, (left, top, right, bottom) in enumerate(boxes):
-        for other in boxes[i + 1 :]:
-            apart = right <= other[0] or other[2] <= left or bottom + 70 <= other[1] or other[3] + 70 <= top
-            assert apart, (nodes[i]["type"], other)
+    for nodes in levels(load(path)):
+        boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in nodes]
+        for i, (left, top, right, bottom) in enumerate(boxes):
+            for other in boxes[i + 1 :]:
+                apart = right <= other[0] or other[2] <= left or bottom + 70 <= other[1] or other[3] + 70 <= top
+                assert apart, (nodes[i]["type"], other)
+
+
+@shipped
+def test_it_can_be_read_as_it_opens(path):
+    workflow = load(path)
+    nodes = workflow["nodes"]
+    assert len(nodes) + len(workflow["groups"]) <= MOST_THINGS
+    left, top = min(node["pos"][0] for node in nodes), min(node["pos"][1] - 30 for node in nodes)
+    right = max(node["pos"][0] + node["size"][0] for node in nodes)
+    bottom = max(node["pos"][1] + node["size"][1] for node in nodes)
+    zoom = FILLED * min(WINDOW[0] / (right - left + 20), WINDOW[1] / (bottom - top + 20))
+    assert zoom >= LEAST_ZOOM
+    (note,) = of_type(workflow, "MarkdownNote")
+    assert len(note["widgets_values"][0].split()) <= 180
+
+
+def test_what_they_save_is_named_after_them():
+    prefixes = [node["widgets_values"][0] for path in SHIPPED for node in of_type(load(path), "SaveVideo")]
+    assert prefixes == [f"video/{path.stem}" for path in SHIPPED if of_type(load(path), "SaveVideo")]
 
 
 def test_the_api_form_is_what_the_page_sends(object_info):
     """Links become [node, output], notes go, widgets get names; the browser test compares with the page itself."""
     prompt = to_prompt(TEXT_TO_VIDEO, object_info)
-    ids = {node["type"]: str(node["id"]) for node in TEXT_TO_VIDEO["nodes"]}
-    assert "MarkdownNote" not in {node["class_type"] for node in prompt.values()}
+    ids = {node["type"]: str(node["id"]) for node in flat(TEXT_TO_VIDEO)["nodes"]}
+    assert {node["class_type"] for node in prompt.values()} == ids.keys() - NOTES
+    assert ids["KSampler"].split(":")[0] in {str(node["id"]) for node in TEXT_TO_VIDEO["nodes"]}
     sampler = prompt[ids["KSampler"]]["inputs"]
     assert sampler["model"] == [ids["EchoReelApply"], 0]
     assert sampler["latent_image"] == [ids["EmptyLatentImage"], 0]
     assert (sampler["steps"], sampler["cfg"], sampler["sampler_name"]) == (50, 12, "euler_ancestral")
-    assert prompt[ids["EchoReelLoadReferenceVideo"]]["inputs"]["crop"] == "stretch"
+    assert prompt[ids["EchoReelLoadReferenceVideo"]]["inputs"]["crop"] == "center"
+
+
+def inside(workflow):
+    """The nodes and links of the one subgraph."""
+    (found,) = definitions(workflow).values()
+    return found
 
 
 MUTANTS = {
     "unknown node type": lambda w: w["nodes"][1].update(type="EchoReelGone"),
     "no pos": lambda w: w["nodes"][1].pop("pos"),
     "none of": lambda w: of_type(w, "KSampler")[0]["widgets_values"].__setitem__(4, "gone"),
-    "outside 1 to 10000": lambda w: of_type(w, "KSampler")[0]["widgets_values"].__setitem__(2, 0),
-    "no FLOAT": lambda w: of_type(w, "KSampler")[0]["widgets_values"].pop(1),
+    "outside 0.0 to 1.0": lambda w: of_type(w, "KSampler")[0]["widgets_values"].__setitem__(6, 2.0),
+    "no FLOAT": lambda w: of_type(w, "EchoReelApply")[0]["widgets_values"].pop(1),
     "7 widgets": lambda w: of_type(w, "KSampler")[0]["widgets_values"].append("more"),
     "has no input gone": lambda w: of_type(w, "KSampler")[0]["inputs"][0].update(name="gone"),
     "model is not connected": lambda w: of_type(w, "KSampler")[0]["inputs"][0].update(link=None),
     "outputs are": lambda w: of_type(w, "EchoReelLoadCheckpoint")[0]["outputs"][0].update(type="CLIP"),
     "carries LATENT into VAEDecode.vae": lambda w: of_type(w, "VAEDecode")[0]["inputs"][0].update(name="vae"),
     "not listed where it starts": lambda w: of_type(w, "VAEDecode")[0]["outputs"][0].update(links=[]),
-    "missing node": lambda w: w["links"][0].__setitem__(3, 999),
-    "missing link": lambda w: w["links"].pop(0),
+    "missing node": lambda w: w["links"][0].__setitem__(1, 999),
+    "missing link": lambda w: inside(w)["links"].pop(0),
     "same id": lambda w: w["nodes"][1].update(id=w["nodes"][2]["id"]),
+    "same id ": lambda w: inside(w)["nodes"][1].update(id=inside(w)["nodes"][2]["id"]),
     "is no version": lambda w: w["nodes"][1]["properties"].update(ver="newest"),
-    "model hint": lambda w: w["nodes"][1]["properties"]["models"][0].pop("url"),
+    "model hint": lambda w: of_type(w, "EchoReelLoadCheckpoint")[0]["properties"]["models"][0].pop("url"),
     "no last_link_id": lambda w: w.pop("last_link_id"),
     "'clip.mp4', none of": lambda w: of_type(w, "EchoReelLoadReferenceVideo")[0]["widgets_values"].__setitem__(
         0, "clip.mp4"
     ),
+    "shows steps as 50, inside it is 30": lambda w: of_type(w, "KSampler")[0]["widgets_values"].__setitem__(2, 30),
+    "the inputs of": lambda w: inside(w)["inputs"].reverse(),
+    "does not feed what it says": lambda w: inside(w)["inputs"][0].update(linkIds=[999]),
 }
 
 
@@ -179,12 +213,13 @@ MUTANTS = {
 def test_the_check_finds(complaint, object_info):
     damaged = copy.deepcopy(TEXT_TO_VIDEO)
     MUTANTS[complaint](damaged)
-    assert any(complaint in problem for problem in problems(damaged, object_info)), problems(damaged, object_info)
+    found = problems(damaged, object_info)
+    assert any(complaint.strip() in problem for problem in found), found
 
 
 def test_the_saved_actions_half_is_muted_until_there_is_a_file():
-    workflow = load(ROOT / "workflows" / "EchoReel save and load an action.json")
-    modes = {node["type"]: node["mode"] for node in workflow["nodes"]}
+    workflow = load(shipped_file("save and load an action"))
+    modes = {node["type"]: node["mode"] for node in flat(workflow)["nodes"]}
     assert modes["EchoReelSaveAction"] == modes["EchoReelActionPrismEncode"] == ALWAYS
     assert modes["EchoReelLoadAction"] == modes["KSampler"] == modes["SaveVideo"] == MUTED
 
@@ -199,7 +234,7 @@ def test_every_node_is_registered_and_listed(object_info):
 @pytest.mark.parametrize("name", ["Wan 2.2", "LTX-Video"])
 def test_without_an_adapter_the_stock_model_follows_an_example(name, object_info):
     """Nothing is switched off, and nothing but the stock model's files is missing."""
-    prompt = to_prompt(load(ROOT / "workflows" / f"EchoReel {name}, no adapter.json"), object_info)
+    prompt = to_prompt(load(shipped_file(f"{name}, no adapter")), object_info)
     (follow,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "EchoReelFollowMotion")
     (placed,) = (id_ for id_, node in prompt.items() if node["class_type"] == "EchoReelPlaceReference")
     assert follow["frames"] == [placed, 0] and follow["strength"] == 1.0
@@ -209,7 +244,7 @@ def test_the_first_template_without_an_adapter_shows_its_claim(server, object_in
     """As it opens: following, the robot goes where the star went, left to itself it does not."""
     from echoreel_core.pixel_actions.evaluation.tracker import trajectory_correlation
 
-    path = ROOT / "workflows" / "EchoReel start here, no adapter.json"
+    path = shipped_file("start here, no adapter")
     reference, alone, following = paths_of(server, server.run(to_prompt(load(path), object_info), seconds=600))
     assert trajectory_correlation(following, reference) > 0.8
     assert trajectory_correlation(alone, reference) < 0.5

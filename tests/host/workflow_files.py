@@ -1,7 +1,7 @@
 """Workflow files as the page saves them (format 0.4): checks against a live ComfyUI, and their API form.
 
 Both read `object_info`, what a ComfyUI answers at /object_info. Of the format they know what the shipped files use:
-no subgraphs, no reroutes.
+subgraphs, but no reroutes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import subgraphs
+from subgraphs import Workflow, flat
+
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "workflows").glob("*.json"))
 
 ALWAYS, MUTED, BYPASSED = 0, 2, 4
 NOTES = {"Note", "MarkdownNote"}
+CHOSEN_FIRST = ("EchoReelTrain", "EchoReelLoadAdapter")
+"""In these, only the user can choose: clips to train on, an adapter that was trained."""
 DYNAMIC_COMBO, AUTOGROW = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3"
 PYTHON_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool}
 SEED_CONTROL = ("fixed", "increment", "decrement", "randomize")
@@ -26,7 +31,6 @@ NODE_KEYS = {"id", "type", "pos", "size", "flags", "order", "mode", "properties"
 VERSION = re.compile(r"v?\d+\.\d+\.\d+([-+].*)?|[0-9a-fA-F]{4,40}|unknown")
 
 ObjectInfo = Mapping[str, Any]
-Workflow = dict[str, Any]
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -35,9 +39,15 @@ def load(path: Path) -> Workflow:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def shipped_file(name: str) -> Path:
+    """The shipped workflow whose name, after its number, is this."""
+    (found,) = (path for path in SHIPPED if re.fullmatch(rf"EchoReel \d\d {re.escape(name)}", path.stem))
+    return found
+
+
 def shipped(name: str, steps: int = 2, seed: int = 1, size: tuple[int, int] = (64, 64), frames: int = 16) -> Workflow:
-    """A shipped workflow, made quick, with input/clip.mp4 as its reference."""
-    workflow = load(ROOT / "workflows" / f"EchoReel {name}.json")
+    """A shipped workflow by what its name ends with, made quick, with input/clip.mp4 as its reference."""
+    workflow = load(shipped_file(name))
     for node in of_type(workflow, "EchoReelLoadReferenceVideo"):
         node["widgets_values"][0] = "clip.mp4"
     for node in of_type(workflow, "KSampler"):
@@ -150,12 +160,35 @@ def problems(workflow: Workflow, info: ObjectInfo) -> list[str]:
     """Everything that the page or the server of this ComfyUI would object to; empty where nothing."""
     if missing := [key for key in ROOT_KEYS if key not in workflow]:
         return [f"no {key}" for key in missing]
-    found = []
-    if len({node["id"] for node in workflow["nodes"]}) != len(workflow["nodes"]):
-        found.append("two nodes have the same id")
-    for node in workflow["nodes"]:
+    ids = [node["id"] for level in subgraphs.levels(workflow) for node in level]
+    if len(set(ids)) != len(ids):  # the page gives new ones to those in subgraphs
+        return ["two nodes have the same id"]
+    if found := list(subgraphs.problems(workflow)) or list(_exposed_problems(workflow, info)):
+        return found
+    whole = flat(workflow)
+    for node in whole["nodes"]:
         found += [f"node {node['id']} {node['type']}: {problem}" for problem in _node_problems(node, info)]
-    return found + list(_link_problems(workflow, info))
+    return found + list(_link_problems(whole, info))
+
+
+def _exposed_problems(workflow: Workflow, info: ObjectInfo) -> Iterator[str]:
+    """Where a subgraph's node shows another value than the node inside, which some pages send in its place."""
+    kinds = subgraphs.definitions(workflow)
+    for box in (node for node in workflow["nodes"] if node["type"] in kinds):
+        inside = kinds[box["type"]]
+        nodes = {node["id"]: node for node in inside["nodes"]}
+        exposed = [slot["name"] for slot in box["inputs"] if "widget" in slot]
+        shown = dict(zip(exposed, box["widgets_values"], strict=True))
+        for link in inside["links"]:
+            name = inside["inputs"][link["origin_slot"]]["name"]
+            if link["origin_id"] != subgraphs.INSIDE or name not in shown:
+                continue
+            node = nodes[link["target_id"]]
+            values = node["widgets_values"]
+            known = [widget.name for widget in widgets(info[node["type"]]["input"], values)]
+            value = values[known.index(node["inputs"][link["target_slot"]]["name"])]
+            if value != shown[name]:
+                yield f"{inside['name']} shows {name} as {shown[name]!r}, inside it is {value!r}"
 
 
 def _node_problems(node: dict[str, Any], info: ObjectInfo) -> Iterator[str]:
@@ -179,8 +212,8 @@ def _node_problems(node: dict[str, Any], info: ObjectInfo) -> Iterator[str]:
     for widget, value in zip(known, values, strict=False):  # those missing at the end keep their defaults
         is_file = widget.type == "COMBO" and not _is_upload(widget.options) and not widget.options.get("default")
         hinted = value in {model.get("name") for model in properties.get("models", ())}
-        # what only the user has: nothing is chosen yet, in a node that does not run before, or of clips to train on
-        open_choice = is_file and value == "" and (node["mode"] == MUTED or node["type"] == "EchoReelTrain")
+        # what only the user has: nothing is chosen yet
+        open_choice = is_file and value == "" and (node["mode"] == MUTED or node["type"] in CHOSEN_FIRST)
         problem = None if widget.name in linked or hinted or open_choice else widget.problem(value)
         if problem:
             yield problem
@@ -218,7 +251,8 @@ def _link_problems(workflow: Workflow, info: ObjectInfo) -> Iterator[str]:
 
 
 def to_prompt(workflow: Workflow, info: ObjectInfo) -> Prompt:
-    """The API form that the page sends: without notes and muted nodes, bypassed ones passed by."""
+    """The API form that the page sends: without notes, subgraphs and muted nodes, bypassed ones passed by."""
+    workflow = flat(workflow)
     nodes = {node["id"]: node for node in workflow["nodes"]}
     links = {link[0]: link for link in workflow["links"]}
 
@@ -252,9 +286,9 @@ def to_prompt(workflow: Workflow, info: ObjectInfo) -> Prompt:
 
 
 def of_type(nodes: Workflow | Prompt, type_: str) -> list[dict[str, Any]]:
-    """The nodes of a type, in a workflow or in a prompt."""
+    """The nodes of a type, in a workflow and its subgraphs or in a prompt."""
     if "nodes" in nodes:
-        return [node for node in nodes["nodes"] if node["type"] == type_]
+        return [node for level in subgraphs.levels(nodes) for node in level if node["type"] == type_]
     return [node for node in nodes.values() if node["class_type"] == type_]
 
 

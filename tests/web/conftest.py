@@ -17,6 +17,7 @@ sys.path[:0] = [str(HERE.parent / "host"), str(HERE.parent)]
 sys.path.append(str(HERE.parents[1]))
 
 from comfy_server import COMFYUI, ComfyServer  # noqa: E402
+from subgraphs import levels  # noqa: E402
 from workflow_files import SHIPPED, load  # noqa: E402
 
 SHOTS = HERE.parent / "output" / "web"
@@ -41,7 +42,7 @@ def tools() -> dict[str, str]:
 def named_models() -> Iterator[tuple[str, str]]:
     """(model folder, file) of every model that a shipped workflow names."""
     for path in SHIPPED:
-        for node in load(path)["nodes"]:
+        for node in (node for level in levels(load(path)) for node in level):
             for model in node["properties"].get("models", ()):
                 yield model["directory"], model["name"]
 

@@ -1,6 +1,7 @@
 // The page of a running ComfyUI in a real browser: opening, running and saving workflows as a user does.
 import { chromium } from 'playwright-core';
 import fs from 'fs';
+import os from 'os';
 import path from 'path';
 
 // What the host's own page logs. An error while a pack's script loads carries no address, so everything else counts.
@@ -25,6 +26,7 @@ export class Page {
     self.browser = await chromium.launch({ executablePath, headless: true, args: FLAGS });
     const context = await self.browser.newContext({ viewport: { width: 1900, height: 1100 }, locale: 'en-US' });
     self.page = await context.newPage();
+    self.devtools = await context.newCDPSession(self.page);
     self.page.setDefaultTimeout(120000);
     self.page.on('console', (m) => m.type() === 'error' && self.#log(m.text(), m.location().url));
     self.page.on('pageerror', (e) => self.#log(`${e.message} ${e.stack?.slice(0, 600)}`, ''));
@@ -65,22 +67,32 @@ export class Page {
     .filter((box) => box.getBoundingClientRect().width > 0)
     .map((box) => box.innerText.replace(/\s+/g, ' ').slice(0, 300)), ERROR_BOXES);
 
+  /** Drags a file from outside the browser onto a place of the page. */
+  async drag(file, x, y) {
+    const data = { items: [], files: [file], dragOperationsMask: 1 };
+    for (const type of ['dragEnter', 'dragOver', 'drop']) {
+      await this.devtools.send('Input.dispatchDragEvent', { type, x, y, data });
+    }
+  }
+
   /** Drops a workflow on the canvas. */
   async drop(workflow, name) {
-    await this.page.evaluate(({ text, name }) => {
-      const dataTransfer = new DataTransfer();
-      dataTransfer.items.add(new File([text], `${name}.json`, { type: 'application/json' }));
-      for (const type of ['dragenter', 'dragover', 'drop']) {
-        document.querySelector('#graph-canvas').dispatchEvent(new DragEvent(type,
-          { bubbles: true, cancelable: true, dataTransfer, clientX: 800, clientY: 500 }));
-      }
-    }, { text: JSON.stringify(workflow), name });
-    await this.page.waitForFunction((count) => app.graph.nodes.length === count, workflow.nodes.length);
-    await this.settle();
+    const file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'echoreel-')), `${name}.json`);
+    fs.writeFileSync(file, JSON.stringify(workflow));
+    await this.dropOnCanvas(file, workflow.nodes.length);
+    fs.rmSync(path.dirname(file), { recursive: true });
     const unknown = await this.page.evaluate(() => app.graph.nodes.map((node) => node.type)
       .filter((type) => !LiteGraph.registered_node_types[type]));
     this.check(unknown.length === 0, `${name}: unknown nodes ${unknown}`);
     this.check((await this.errors()).length === 0, `${name} opens with ${JSON.stringify(await this.errors())}`);
+  }
+
+  /** Drops a file that holds a workflow of so many nodes on the canvas, away from the nodes that are there. */
+  async dropOnCanvas(file, count) {
+    await this.page.evaluate(() => app.graph.clear());
+    await this.drag(file, 900, 550);
+    await this.page.waitForFunction((count) => app.graph.nodes.length === count, count);
+    await this.settle();
   }
 
   /** Presses Run and waits for the end. Returns what the output nodes showed. */
@@ -126,17 +138,11 @@ export class Page {
 
   /** Drops a file on the n-th node. */
   async dropFile(file, index) {
-    await this.page.evaluate(({ bytes, name, index }) => {
-      const dataTransfer = new DataTransfer();
-      const content = Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0));
-      dataTransfer.items.add(new File([content], name, { type: 'video/mp4' }));
-      const node = app.graph.nodes[index];
-      const target = document.querySelector(`[data-node-id="${node.id}"]`) ?? document.querySelector('#graph-canvas');
-      const [clientX, clientY] = app.canvasPosToClientPos([node.pos[0] + 60, node.pos[1] + 10]);
-      for (const type of ['dragenter', 'dragover', 'drop']) {
-        target.dispatchEvent(new DragEvent(type, { bubbles: true, cancelable: true, dataTransfer, clientX, clientY }));
-      }
-    }, { bytes: fs.readFileSync(file).toString('base64'), name: path.basename(file), index });
+    const [x, y] = await this.page.evaluate((index) => {
+      const { pos } = app.graph.nodes[index];
+      return app.canvasPosToClientPos([pos[0] + 60, pos[1] + 10]);
+    }, index);
+    await this.drag(file, x, y);
   }
 
   serialized = () => this.page.evaluate(() => app.graph.serialize());
@@ -168,23 +174,81 @@ export class Page {
     return { title: node.title, left: node.pos[0], top: node.pos[1] - 30, width: drawn ? drawn.width / scale : node.size[0], height };
   }));
 
-  /** Passes a node by, and returns what would be queued. */
+  /** Links that run across the title of a node that they do not join: "a → b over c". */
+  crossings = () => this.page.evaluate(() => {
+    const steps = [...Array(49).keys()].map((index) => (index + 1) / 50);
+    const bezier = (t, a, b, c, d) => (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t ** 2 * c + t ** 3 * d;
+    return [...app.graph.links.values()].flatMap((link) => {
+      const [from, to] = [app.graph.getNodeById(link.origin_id), app.graph.getNodeById(link.target_id)];
+      const [start, end] = [from.getOutputPos(link.origin_slot), to.getInputPos(link.target_slot)];
+      const reach = Math.hypot(start[0] - end[0], start[1] - end[1]) / 4; // how far the page draws the curve out
+      const points = steps.map((t) => [bezier(t, start[0], start[0] + reach, end[0] - reach, end[0]),
+        bezier(t, start[1], start[1], end[1], end[1])]);
+      return app.graph.nodes.filter((node) => node !== from && node !== to && points.some(([x, y]) =>
+        x > node.pos[0] && x < node.pos[0] + node.size[0] && y > node.pos[1] - 30 && y < node.pos[1]))
+        .map((node) => `${from.title} → ${to.title} over ${node.title}`);
+    });
+  });
+
+  /** Passes a node by, wherever it lies, and returns what would be queued. */
   bypassed = (type) => this.page.evaluate(async (type) => {
-    app.graph.nodes.find((node) => node.type === type).mode = 4;
+    const nodes = [app.graph, ...app.rootGraph.subgraphs.values()].flatMap((graph) => graph.nodes);
+    nodes.find((node) => node.type === type).mode = 4;
     return (await app.graphToPrompt()).output;
   }, type);
 
-  /** Unmutes what is muted, mutes what encodes the clip, and chooses the newest saved action. */
+  /** Unmutes what is muted and chooses the newest saved action. */
   async useSavedAction() {
     await this.page.evaluate(async () => {
-      const encoding = ['EchoReelLoadReferenceVideo', 'EchoReelActionPrismEncode', 'EchoReelSaveAction'];
-      for (const node of app.graph.nodes) node.mode = encoding.includes(node.type) ? 2 : 0;
+      for (const node of app.graph.nodes) node.mode = node.mode === 2 ? 0 : 2;
       await app.refreshComboInNodes();
       const file = app.graph.nodes.find((node) => node.type === 'EchoReelLoadAction').widgets[0];
       file.value = file.options.values.at(-1);
     });
     await this.page.waitForFunction(() => !document.querySelector('.p-toast-message')); // says that it has refreshed
     await this.settle();
+  }
+
+  /** Sets widgets by name, in every node of a type and in the subgraphs that expose them: {type: {name: value}}. */
+  setWidgets = (values) => this.page.evaluate((values) => {
+    const everywhere = Object.assign({}, ...Object.values(values));
+    for (const graph of [app.graph, ...app.rootGraph.subgraphs.values()]) {
+      for (const node of graph.nodes) {
+        const wanted = node.isSubgraphNode?.() ? everywhere : values[node.type] ?? {};
+        for (const widget of node.widgets ?? []) if (widget.name in wanted) widget.value = wanted[widget.name];
+      }
+    }
+  }, values);
+
+  /** Moves the first node by its title, loads the page anew, and returns the graph before and after. */
+  async reloaded() {
+    await this.page.evaluate(() => app.extensionManager.setting.set('Comfy.Workflow.Persist', true));
+    const [x, y] = await this.page.evaluate(() => {
+      const { pos } = app.graph.nodes[0];
+      return app.canvasPosToClientPos([pos[0] + 150, pos[1] - 15]);
+    });
+    await this.page.mouse.move(x, y);
+    await this.page.mouse.down();
+    await this.page.mouse.move(x - 20, y - 20, { steps: 4 });
+    await this.page.mouse.up();
+    await this.settle();
+    const before = await this.serialized();
+    await this.settle(); // it is kept a moment after the change
+    await this.load();
+    const after = await this.serialized();
+    await this.page.evaluate(() => app.extensionManager.setting.set('Comfy.Workflow.Persist', false));
+    return [before, after];
+  }
+
+  /** Gives the page another size and colours, fits the graph in as the page does, and takes a picture. */
+  async look(name, width, height, palette) {
+    await this.page.setViewportSize({ width, height });
+    await this.page.evaluate(async (palette) => {
+      await app.extensionManager.setting.set('Comfy.ColorPalette', palette);
+      await app.extensionManager.command.execute('Comfy.Canvas.FitView');
+    }, palette);
+    await this.settle();
+    await this.page.screenshot({ path: path.join(this.shots, `${name} ${this.renderer}.png`) });
   }
 
   /** Saves with Ctrl+S under a name; returns the graph as it was. */
@@ -200,7 +264,7 @@ export class Page {
     return graph;
   }
 
-  /** Opens a shipped workflow from the templates. */
+  /** Opens a shipped workflow from the list of templates, with two clicks. */
   async openTemplate(pack, name) {
     await this.page.locator('button[aria-label=Templates]').click();
     await this.page.locator('[role=dialog]').getByText(pack, { exact: true }).last().click();

@@ -10,6 +10,7 @@ const task = read(process.argv[2]); // url, renderer, chromium, clip, other, sho
 const page = await Page.open(task);
 const { page: tab } = page;
 const report = { problems: page.problems, states: {} };
+const devtools = await tab.context().newCDPSession(tab);
 
 const empty = { version: 0.4, last_node_id: 1, last_link_id: 0, links: [], groups: [], config: {}, extra: {}, nodes: [{
   id: 1, type: TYPE, pos: [100, 100], size: [420, 640], flags: {}, order: 0, mode: 0, inputs: [], outputs: [],
@@ -28,8 +29,10 @@ async function state(name) {
         .map((widget) => [widget.name, widget.value])),
       times: [...element.querySelectorAll('li')].map((item) => item.textContent),
       repeats: element.querySelectorAll('li.echoreel-repeats').length,
-      picture: element.querySelector('ol').style.getPropertyValue('--picture').slice(5, -2),
-      says: element.querySelector('p').textContent,
+      picture: element.style.getPropertyValue('--picture').slice(5, -2),
+      says: element.classList.contains('echoreel-says') ? element.querySelector('p').textContent : '',
+      warns: element.classList.contains('echoreel-says') ? '' : element.querySelector('p').textContent,
+      taken: element.querySelector('.echoreel-taken-text').textContent,
       span: element.querySelector('.echoreel-span-text').textContent,
       focusable: handle.tabIndex === 0,
       ticks: (element.querySelector('.echoreel-ticks path')?.getAttribute('d').match(/M/g) ?? []).length,
@@ -75,14 +78,52 @@ const enter = (name, value) => tab.evaluate(({ type, name, value }) => {
   widget.callback(value, app.canvas, node);
 }, { type: TYPE, name, value });
 
-/** A video from another node. */
-const connect = () => tab.evaluate((type) => {
+/** A video from another node, and one that makes the graph run. */
+const connect = (file) => tab.evaluate(({ type, file }) => {
   const node = app.graph.nodes.find((node) => node.type === type);
-  const other = LiteGraph.createNode('LoadVideo');
-  other.pos = [900, 100];
+  const [other, preview] = ['LoadVideo', 'PreviewImage'].map((type) => LiteGraph.createNode(type));
+  other.pos = [1100, 100];
+  preview.pos = [1100, 500];
   app.graph.add(other);
+  app.graph.add(preview);
+  other.widgets[0].value = file;
   other.connect(0, node, node.inputs.findIndex((input) => input.name === 'video'));
-}, TYPE);
+  node.connect(0, preview, 0);
+}, { type: TYPE, file });
+
+/** Drags files from the disk over a part of the first node and drops them there, as the browser itself does. */
+async function dropOn(selector, ...files) {
+  const [x, y] = await tab.evaluate(({ type, selector }) => {
+    const node = app.graph.nodes.find((node) => node.type === type);
+    if (!selector) return app.canvasPosToClientPos([node.pos[0] + 200, node.pos[1] - 15]); // its title
+    const element = node.widgets.find((widget) => widget.name === 'filmstrip').element.querySelector(selector);
+    const box = element.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  }, { type: TYPE, selector });
+  for (const type of ['dragEnter', 'dragOver', 'dragOver', 'drop']) {
+    await devtools.send('Input.dispatchDragEvent', { type, x, y, data: { items: [], files, dragOperationsMask: 1 } });
+  }
+}
+
+/** Presses play; returns the numbers of the frames that the player then shows, and of the one marked in the rows. */
+async function play() {
+  await tab.locator('.echoreel-player button').first().click();
+  const shown = await tab.evaluate(() => new Promise((done) => {
+    const seen = [];
+    const note = () => {
+      const number = Number.parseInt(document.querySelector('.echoreel-player span').textContent, 10);
+      const marked = [...document.querySelectorAll('.echoreel-frames li')].findIndex((item) => item.matches('.echoreel-current')) + 1;
+      if (seen.at(-1)?.[0] !== number) seen.push([number, marked]);
+      if (seen.length > 17) done(seen);
+      else requestAnimationFrame(note);
+    };
+    note();
+  }));
+  await tab.locator('.echoreel-player button').first().click();
+  return shown;
+}
+
+const fileIs = (name) => tab.waitForFunction((name) => app.graph.nodes[0].widgets[0].value === name, name);
 
 /** Turns the wheel over the timeline; returns whether that zooms the canvas. */
 async function wheel() {
@@ -111,9 +152,31 @@ const remaining = () => tab.evaluate(() => document.querySelectorAll('[class*=ec
 try {
   await page.drop(empty, 'reference');
   await state('no clip');
+  await dropOn('.echoreel-player', task.gif);
+  await fileIs(path.basename(task.gif));
+  await state('a GIF on the player');
+  await dropOn('.echoreel-frames', ...task.pictures);
+  await fileIs(`${task.sequence}/`);
+  await state('pictures on the frames');
+  await dropOn('', task.folder);
+  await fileIs(`${path.basename(task.folder)}/`);
+  await state('a folder on the title');
+  await dropOn('.echoreel-track', task.text);
+  await tab.locator('.echoreel-says').waitFor();
+  await state('a text on the timeline');
+  await dropOn('.echoreel-track', task.prores);
+  await fileIs(path.basename(task.prores));
+  await state('ProRes on the timeline');
+  report.played = await play();
+  await page.shot('reference video, ProRes');
+  page.check(await tab.evaluate(() => app.graph.nodes.length) === 1, 'what is dropped on the node makes another one');
   await page.upload(TYPE, task.clip);
   await page.shot('reference video, uploaded');
   await state('uploaded');
+  await tab.locator('.echoreel-whole').click();
+  await tab.waitForFunction(() => document.querySelector('.echoreel-player video')?.videoWidth === 320);
+  await tab.locator('.echoreel-whole').click();
+  page.check(await tab.locator('.echoreel-player video').count() === 0, 'the whole clip does not go away again');
   const before = await place();
 
   await drag('Start of the span', 0.25);
@@ -147,9 +210,11 @@ try {
   await keys('Start of the span', 'Home');
   await state('back at the beginning');
 
-  await connect();
+  await connect('');
   await state('video connected');
-  await tab.evaluate(() => app.graph.remove(app.graph.nodes.find((node) => node.type === 'LoadVideo')));
+  await tab.evaluate(() => {
+    for (const type of ['LoadVideo', 'PreviewImage']) app.graph.remove(app.graph.nodes.find((node) => node.type === type));
+  });
   await state('video disconnected');
 
   await drag('End of the span', -0.5);
@@ -164,6 +229,7 @@ try {
   await canvasKeys('Control+v');
   await tab.waitForFunction(() => app.graph.nodes.length === 2);
   await state('pasted');
+  await tab.evaluate(() => { app.graph.nodes[1].pos = [app.graph.nodes[0].pos[0] + 460, app.graph.nodes[0].pos[1]]; });
   await page.shot('reference video, pasted');
 
   await page.dropFile(task.other, 0);
@@ -198,6 +264,14 @@ try {
   await canvasKeys('Control+z');
   await state('removed and undone');
   await page.shot('reference video, removed and undone');
+
+  await connect(path.basename(task.other));
+  await page.run('a connected video');
+  await state('video connected, ran');
+  await page.shot('reference video, of a connected video');
+  await enter('start', 0.5);
+  page.check((await tab.locator('.echoreel-old p').textContent()).startsWith('Run the graph again'),
+    'of other frames than those of the run it is not said that they are old');
 } catch (error) {
   page.problems.push(`stopped: ${error.stack.slice(0, 800)}`);
   await tab.screenshot({ path: path.join(task.shots, `stopped ${task.renderer}.png`) });

@@ -7,7 +7,8 @@ import math
 from urllib.parse import urlencode
 
 import pytest
-from video_clips import write_clip
+from PIL import Image
+from video_clips import bars, write_clip
 
 pytestmark = pytest.mark.heavy
 RATE = 25
@@ -19,9 +20,25 @@ PIXEL = 0.03  # seconds that a pixel of the line and a little more stands for
 def report(request, browse, tmp_path_factory):
     """What the browser found: a first clip of 4 seconds uploaded, a second one of 3 dropped."""
     clips = tmp_path_factory.mktemp("clips")
+    stills = [Image.fromarray(bars(i)) for i in range(20)]
+    stills[0].save(clips / f"moving_{request.param}.gif", save_all=True, append_images=stills[1:], duration=100)
+    sequence, folder = {"classic": ("walk", "jump"), "nodes2": ("swim", "fly")}[request.param]  # one server for both
+    (clips / folder).mkdir()
+    for index, still in enumerate(stills):
+        still.save(clips / f"{sequence}_{index:02}.png")
+        still.save(clips / folder / f"{index}.jpg")
+    (clips / "notes.txt").write_text("no clip")
+    prores = clips / f"prores_{request.param}.mov"
+    write_clip(prores, 40, codec="prores_ks", pix_fmt="yuv422p10le", size=(320, 240))
     return browse(
         "reference_video.mjs",
         request.param,
+        gif=str(clips / f"moving_{request.param}.gif"),
+        pictures=[str(path) for path in sorted(clips.glob(f"{sequence}_*.png"))],
+        sequence=sequence,
+        folder=str(clips / folder),
+        text=str(clips / "notes.txt"),
+        prores=str(prores),
         clip=str(write_clip(clips / f"first_{request.param}.mp4", 4 * RATE, size=(320, 240))),
         other=str(write_clip(clips / f"second_{request.param}.mp4", 3 * RATE, size=(320, 240))),
     )
@@ -40,13 +57,18 @@ def test_nothing_goes_wrong_jumps_or_is_left_over(report):
 
 def test_without_a_clip_it_says_what_to_do(report):
     (node,) = report["states"]["no clip"]
-    assert node["says"].startswith("Choose a video")
+    assert node["says"].startswith("Choose a clip")
     assert (node["times"], node["span"], node["focusable"]) == ([], "", False)
 
 
 def test_the_frames_shown_are_the_frames_that_will_be_taken(report, server):
     """Whenever frames are shown: those of the node's own reading for the widgets' values of that moment."""
-    moments = [(name, node) for name, nodes in report["states"].items() for node in nodes if not node["says"]]
+    moments = [
+        (name, node)
+        for name, nodes in report["states"].items()
+        for node in nodes
+        if not node["says"] and name != "video connected, ran"
+    ]
     assert len(moments) > 15
     known = {}
     for name, node in moments:
@@ -88,9 +110,41 @@ def test_a_start_counted_from_the_end_stays_so(report):
 
 def test_what_comes_from_another_node_is_not_guessed(report):
     (node,) = report["states"]["video connected"]
-    assert node["says"] == "“video” comes from another node: the frames are chosen when the graph runs."
+    assert node["says"] == "“video” comes from another node: run the graph to see the frames taken."
     assert (node["span"], node["focusable"]) == ("", False)
     assert report["states"]["video disconnected"] == report["states"]["back at the beginning"]
+
+
+def test_after_a_run_a_connected_video_is_shown_too(report, server):
+    (node, _), (file, _) = report["states"]["video connected, ran"], report["states"]["removed and undone"]
+    assert "/view?filename=echoreel_" in node["picture"]
+    for known in ("times", "ticks", "span", "taken", "warns", "repeats"):
+        assert node[known] == file[known], known
+
+
+def test_whatever_is_dropped_anywhere_on_the_node_becomes_its_clip(report):
+    states = report["states"]
+    lengths = {"a GIF on the player": 2, "pictures on the frames": 20 / 24, "a folder on the title": 20 / 24}
+    for name, length in {**lengths, "ProRes on the timeline": 1.6}.items():
+        (node,) = states[name]
+        assert not node["says"] and node["span"].endswith(f"of {length:.2f} s"), name
+        assert len(node["times"]) == 16, name
+    (node,) = states["a text on the timeline"]
+    assert node["says"].startswith("notes.txt is not a clip. Take one of .apng, .avi,")
+    assert node["widgets"] == states["a folder on the title"][0]["widgets"]
+
+
+def test_the_player_plays_the_frames_taken_of_a_clip_that_browsers_cannot_play(report):
+    numbers = [number for number, _ in report["played"]]
+    assert numbers == [1 + (numbers[0] - 1 + index) % 16 for index in range(len(numbers))]
+    assert all(number == marked for number, marked in report["played"])
+
+
+def test_what_is_taken_and_what_repeats_is_told(report):
+    (many,), (whole,) = report["states"]["many frames"], report["states"]["uploaded"]
+    assert many["warns"].startswith(f"The span ends too early: its last frame is repeated {many['repeats']} times.")
+    assert many["repeats"] > 100
+    assert (whole["taken"], whole["warns"]) == ("16 frames taken, 0.00 s to 2.44 s", "")
 
 
 def test_what_cannot_be_taken_is_said_in_the_nodes_own_words(report):

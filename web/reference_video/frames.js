@@ -1,4 +1,6 @@
 // The frames taken, in rows: as large as all of them fit, each with the time it is shown at.
+import { say } from '../words.js';
+import { showFrame } from './sprite.js';
 
 const LABEL = 13; // pixels below a frame
 const GAP = 3;
@@ -23,14 +25,14 @@ export class Frames {
   #strip = null;
   #drawn = '';
 
-  constructor() {
+  /** chosen: called with the number of the frame that was clicked, from 0. */
+  constructor({ chosen }) {
+    this.chosen = chosen;
     this.element = document.createElement('div');
     this.element.className = 'echoreel-frames';
     this.element.dataset.captureWheel = 'true'; // once it has the focus, Nodes 2.0 lets it scroll
     this.list = document.createElement('ol');
-    this.message = document.createElement('p');
-    this.message.setAttribute('role', 'status');
-    this.element.append(this.list, this.message);
+    this.element.append(this.list);
     this.resized = new ResizeObserver(() => this.#arrange());
   }
 
@@ -42,39 +44,30 @@ export class Frames {
     this.resized.disconnect();
   }
 
-  /** strip: the answer of the route. Frames that only repeat the last one are dimmed. */
-  show({ times, repeated, columns, aspect, picture }) {
+  /** strip: the answer of the route. Frames that only repeat the one before them are dimmed. */
+  show(strip) {
+    const { times, aspect } = strip;
     this.#strip = { count: times.length, aspect };
-    const rows = Math.ceil(times.length / columns);
-    const place = (index, count) => (count > 1 ? `${100 * index / (count - 1)}%` : '0');
-    this.list.style.setProperty('--picture', `url("${picture}")`);
-    this.list.style.setProperty('--size', `${100 * columns}% ${100 * rows}%`);
-    this.list.style.setProperty('--aspect', aspect);
     this.list.replaceChildren(...times.map((time, index) => {
       const item = document.createElement('li');
       const frame = document.createElement('i');
-      const repeats = index >= times.length - repeated;
-      frame.style.backgroundPosition = `${place(index % columns, columns)} ${place(Math.floor(index / columns), rows)}`;
+      const repeats = time === times[index - 1];
+      frame.className = 'echoreel-frame';
+      showFrame(frame, index, strip);
       item.append(frame, time.toFixed(2));
       item.classList.toggle('echoreel-repeats', repeats);
-      item.title = `Frame ${index + 1}: ${repeats ? 'the last one again, the span is too short' : `shown at ${time.toFixed(3)} s`}`;
+      item.title = say(repeats ? 'frameAgain' : 'frame', { number: index + 1, time: time.toFixed(3) });
+      item.addEventListener('click', () => this.chosen(index));
       return item;
     }));
     this.#drawn = '';
     this.#arrange();
-    this.say('');
   }
 
-  /** A sentence in place of the frames; '' shows them. */
-  say(sentence) {
-    this.message.textContent = sentence;
-    this.element.classList.toggle('echoreel-says', sentence !== '');
-    this.element.classList.remove('echoreel-old');
-  }
-
-  /** The frames shown are no longer those that will be taken. */
-  fade() {
-    this.element.classList.add('echoreel-old');
+  /** Marks the frame that the player shows. */
+  mark(index) {
+    this.list.querySelector('.echoreel-current')?.classList.remove('echoreel-current');
+    this.list.children[index]?.classList.add('echoreel-current');
   }
 
   get scrolls() {

@@ -1,13 +1,12 @@
 // The whole clip as a line: a span to drag or to move by keys, and a tick for each frame taken.
+import { say } from '../words.js';
 import { moved, spanOf, widgetsOf } from './span.js';
 
-const KEYS = 'Drag, with Shift for fine steps. Keys: arrows move by a frame, Page Up and Page Down by a second, Home and '
-  + 'End as far as it goes.';
-const PARTS = { whole: 'Move the span', from: 'Start of the span', to: 'End of the span' };
+const PARTS = { whole: 'moveSpan', from: 'startSpan', to: 'endSpan' };
 const FRAME_KEYS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
 const SECOND_KEYS = { PageUp: 1, PageDown: -1 };
 
-export const clock = (seconds) => `${seconds.toFixed(2)} s`;
+const clock = (seconds) => seconds.toFixed(2);
 
 function make(name, attributes = {}) {
   const element = document.createElement('div');
@@ -31,9 +30,12 @@ export class Timeline {
     this.element = make('timeline');
     this.track = make('track');
     this.ticks = make('ticks');
+    this.taken = make('taken');
     this.text = make('span-text');
-    this.handles = Object.entries(PARTS).map(([part, label]) => {
-      const handle = make(`span-${part}`, { role: 'slider', 'aria-label': label, title: `${label}. ${KEYS}` });
+    this.takenText = make('taken-text');
+    this.handles = Object.entries(PARTS).map(([part, name]) => {
+      const label = say(name);
+      const handle = make(`span-${part}`, { role: 'slider', 'aria-label': label, title: `${label}. ${say('keys')}` });
       handle.addEventListener('pointerdown', (event) => this.#grab(event, part));
       handle.addEventListener('pointermove', (event) => this.#drag(event));
       for (const type of ['pointerup', 'pointercancel', 'lostpointercapture']) {
@@ -43,8 +45,8 @@ export class Timeline {
       for (const type of ['keyup', 'blur']) handle.addEventListener(type, () => this.#dragged || this.release());
       return { part, handle };
     });
-    this.track.append(this.ticks, ...this.handles.map(({ handle }) => handle));
-    this.element.append(this.track, this.text);
+    this.track.append(this.taken, this.ticks, ...this.handles.map(({ handle }) => handle));
+    this.element.append(this.track, this.takenText, this.text);
     this.show(null);
   }
 
@@ -61,9 +63,14 @@ export class Timeline {
 
   /** times: of the frames taken. */
   mark(times) {
-    const places = [...new Set(times)].map((time) => `M${(1000 * time / this.#length).toFixed(2)} 0v1`);
+    const places = [...new Set(times)];
+    const [from, to] = [places[0], Math.max(Math.min(places.at(-1) + 1 / this.#rate, this.#span.to), places.at(-1))];
+    const path = places.map((time) => `M${(1000 * time / this.#length).toFixed(2)} 0v1`).join('');
     this.ticks.innerHTML = this.#length ? '<svg viewBox="0 0 1000 1" preserveAspectRatio="none"><path/></svg>' : '';
-    this.ticks.querySelector('path')?.setAttribute('d', places.join(''));
+    this.ticks.querySelector('path')?.setAttribute('d', path);
+    this.taken.style.setProperty('--from', this.#length ? from / this.#length : 0);
+    this.taken.style.setProperty('--to', this.#length ? to / this.#length : 0);
+    this.takenText.textContent = say(places.length > 1 ? 'taken' : 'takenOne', { count: places.length, from: clock(from), to: clock(to) });
   }
 
   /** Whatever is held is let go. */
@@ -82,8 +89,9 @@ export class Timeline {
     const length = this.#length;
     this.track.style.setProperty('--from', length ? from / length : 0);
     this.track.style.setProperty('--to', length ? to / length : 0);
-    const words = `${clock(from)} to ${clock(to)} of ${clock(length)}`;
+    const words = say('span', { from: clock(from), to: clock(to), length: clock(length) });
     this.text.textContent = length ? words : '';
+    if (!length) this.takenText.textContent = '';
     for (const { part, handle } of this.handles) {
       handle.setAttribute('aria-valuemin', 0);
       handle.setAttribute('aria-valuemax', length);

@@ -74,6 +74,16 @@ class PairSource(Protocol):
         """Pairs by number; `seeds` (32 bits each) decide random choices. Equal arguments give equal batches."""
 
 
+def same_shape(pairs: PairSource, indices: Sequence[int]) -> list[list[int]]:
+    """Places in `indices` whose pairs go into one batch: targets of one shape, where the source has a `group(index)`
+    that tells."""
+    group = getattr(pairs, "group", lambda _: None)
+    places: dict[object, list[int]] = {}
+    for place, index in enumerate(indices):
+        places.setdefault(group(index), []).append(place)
+    return list(places.values())
+
+
 def micro_batches(
     batch: Batch,
     draws: Draws,

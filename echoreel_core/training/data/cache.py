@@ -60,7 +60,7 @@ def build_cache(
     """
     cache = CacheFolder(folder)
     builder = _Builder(cache, encoders, Digests(cache.digests_file))
-    targets = {(pair.target.path, video) for pair in pairs}
+    targets = {(pair.target.path, pair.target.framing or video) for pair in pairs}
     clips = list(framings(pairs, video, reference))
     captions = list(dict.fromkeys(["", *(c.caption for pair in pairs for c in (pair.target, *pair.references))]))
     total = len(clips) + len(captions)
@@ -142,7 +142,7 @@ class _Builder:
 
         entries = []
         for pair in usable:
-            target = number(pair.target, video)
+            target = number(pair.target, pair.target.framing or video)
             references = [number(clip, reference or video) for clip in pair.references]
             references = [entry for entry in references if entry is not None]
             if target is not None and references:
@@ -157,4 +157,5 @@ class _Builder:
             fps=statistics.median(self._rates),
             clips=list(table),
             pairs=entries,
+            groups={key: f"{f.frames} x {f.width} x {f.height}" for (_, f), key in self._clips.items()},
         )

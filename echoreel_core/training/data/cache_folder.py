@@ -38,7 +38,7 @@ def request(pairs: Sequence[Pair], video: VideoSettings, reference: VideoSetting
     clips = dict.fromkeys(clip for pair in pairs for clip in (pair.target, *pair.references))
     number = {clip: index for index, clip in enumerate(clips)}
     listed = [[number[p.target], [number[clip] for clip in p.references], p.held_out] for p in pairs]
-    names = [[str(clip.path), clip.caption] for clip in clips]
+    names = [[str(clip.path), clip.caption, *([asdict(clip.framing)] if clip.framing else [])] for clip in clips]
     return key_of(names, listed, asdict(video), asdict(reference or video), identity)
 
 

@@ -31,10 +31,15 @@ class CachedPairs:
             (target, references) for target, references, measures in manifest["pairs"] if measures == held_out
         ]
         self.fps: float = manifest["fps"]
+        self._groups = manifest.get("groups", {})
         self.empty_text = self._text(manifest["empty_text"])
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def group(self, index: int) -> object:
+        """See `batches.same_shape`."""
+        return self._groups.get(self.clips[self.pairs[index][0]][0])
 
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See `PairSource`. Raises: EchoReelError where a file of the cache is missing or damaged."""

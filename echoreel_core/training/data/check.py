@@ -30,10 +30,9 @@ def framings(
     pairs: Sequence[Pair], video: VideoSettings, reference: VideoSettings | None
 ) -> dict[tuple[Path, VideoSettings], None]:
     """Every (file, framing) that the pairs need, once each: the targets', then the references'."""
-    targets = dict.fromkeys(pair.target.path for pair in pairs)
+    targets = [(pair.target.path, pair.target.framing or video) for pair in pairs]
     references = dict.fromkeys(clip.path for pair in pairs for clip in pair.references)
-    items = [(path, video) for path in targets] + [(path, reference or video) for path in references]
-    return dict.fromkeys(items)
+    return dict.fromkeys([*targets, *((path, reference or video) for path in references)])
 
 
 def check_file(path: Path, framing: VideoSettings) -> FileReport:
@@ -49,7 +48,7 @@ def check_file(path: Path, framing: VideoSettings) -> FileReport:
     taken = len(set(clip.times))
     facts = (
         f"{rate:.4g} fps, {count} frames, {length:.2f} s; takes {taken} from "
-        f"{float(clip.times[0]):.2f} to {float(clip.times[-1]):.2f} s"
+        f"{float(clip.times[0]):.2f} to {float(clip.times[-1]):.2f} s, as {framing.width} x {framing.height}"
     )
     missing = len(clip.times) - taken
     if missing:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ...errors import EchoReelError
 from ...video.captions import name_in_words, sidecar_caption
 from ...video.kinds import is_clip
-from ..config import DataSettings
+from ..config import DataSettings, VideoSettings, local
 from ..loss import seed_of
 
 SPELLINGS = (
@@ -27,10 +27,11 @@ _TAKE = re.compile(r"_g(\d+)_c\d+$")
 
 @dataclass(frozen=True)
 class Clip:
-    """A video file and what it shows."""
+    """A video file and what it shows; `framing` only where it differs from the other clips'."""
 
     path: Path
     caption: str
+    framing: VideoSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ def _from_list(path: Path, settings: DataSettings) -> list[Pair]:
         prompt, target, caption, reference = values
         pairs.append(
             Pair(
-                Clip(root / target, prompt),
-                (Clip(root / reference, caption),),
+                Clip(root / local(target), prompt),
+                (Clip(root / local(reference), caption),),
                 _is_held_out(target, settings.held_out),
             )
         )

@@ -17,9 +17,11 @@ from ...lvdm.checkpoint import ReleasedCheckpoint, build, load_released
 from ...lvdm.text_encoder import CLIPTextEncoder, TextConfig
 from ...lvdm.tokenizer import find_vocabulary, load_tokenizer
 from ...lvdm.unet import LVDMUNet
-from ..config import Config
+from ..config import Config, VideoSettings
+from ..data.cached_pairs import CachedPairs
 from ..default_sizes import AdapterInputs, released_form
 from ..loss import seed_of
+from ..model_source import Result
 from ..objective import AUTOCAST
 from ..trainable import Encoders
 from .trainable import LVDMEncoders, TrainableLVDM
@@ -29,7 +31,7 @@ TEXT_WRAPPER = "transformer."
 
 @dataclass
 class ReleasedModel:
-    """An all-in-one checkpoint of the LVDM family, each part made when it is first asked for."""
+    """An all-in-one checkpoint of the LVDM family, each part made when it is first asked for; a `ModelSource`."""
 
     config: Config
     device: torch.device
@@ -37,7 +39,7 @@ class ReleasedModel:
     @cached_property
     def parts(self) -> ReleasedCheckpoint:
         """The checkpoint, memory-mapped. Raises: EchoReelError if it is missing or another model's."""
-        path = self.config.model.checkpoint
+        path = self.config.model.checkpoint.path
         if not path.is_file():
             raise EchoReelError(f"There is no checkpoint {path}: check the path.")
         return load_released(path)
@@ -53,7 +55,7 @@ class ReleasedModel:
     @cached_property
     def encoders(self) -> Encoders:
         """VAE and text encoder, float32. Raises: EchoReelError if the checkpoint or the tokenizer lacks one."""
-        name, parts = self.config.model.checkpoint.name, self.parts
+        name, parts = self.config.model.name, self.parts
         if not parts.vae or not parts.text:
             raise EchoReelError(
                 f"{name} has no {'text encoder' if parts.vae else 'VAE'} in it: use an all-in-one checkpoint."
@@ -74,8 +76,27 @@ class ReleasedModel:
         """Names VAE and text encoder by their content."""
         return f"{exact_id(self.parts.vae)}-{exact_id(self.parts.text)}"
 
-    def adapter(self) -> EchoReelAdapter:
-        """What is trained: fresh, or as [adapter] start says.
+    frames_per_latent = 1
+
+    def check(self) -> None:
+        """See `ModelSource`."""
+        _ = self.parts
+
+    @property
+    def reference(self) -> VideoSettings | None:
+        """See `ModelSource`."""
+        return self.config.reference
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """See `ModelSource`."""
+        return self.encoders.decode_video(latents)
+
+    def run(self, pairs: CachedPairs, work: Callable[[], Result]) -> Result:
+        """See `ModelSource`."""
+        return work()
+
+    def adapter(self, pairs: CachedPairs | None = None) -> EchoReelAdapter:
+        """See `ModelSource`; the checkpoint itself tells all the sizes.
 
         Raises: EchoReelError if what to start from, or the size of the reference, does not fit.
         """

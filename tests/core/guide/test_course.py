@@ -93,6 +93,13 @@ def test_only_the_region_moves():
     assert moved[..., 1, 2].all() and moved.sum() == moved[..., 1, 2].sum()
 
 
+def test_a_single_step_never_makes_the_whole_move():
+    state = course()
+    through(state)(latents(0), 1.0)
+    moved = state.moved(latents(0), 0.25) - latents(0)
+    assert torch.allclose(moved.abs(), torch.full_like(moved, 0.6 * 0.6))
+
+
 @pytest.mark.parametrize("steps", [4, 10, 50])
 def test_the_strength_does_not_depend_on_the_number_of_steps(steps):
     fade = Fade(0.0, 0.5)

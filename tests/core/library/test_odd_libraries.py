@@ -6,13 +6,14 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from echoreel_core.errors import EchoReelError
 from echoreel_core.library import database
 from echoreel_core.library.build import build_library
-from echoreel_core.library.search import ReferenceLibrary
+from echoreel_core.library.search import find_clips
 
 TEXTS = {
     "zh": "女孩在公园里跳绳",
@@ -21,6 +22,7 @@ TEXTS = {
     "th": "เด็กกำลังกระโดดเชือก",
     "wide": "ＪＵＭＰＩＮＧ over a ﬁeld",
     "half": "ﾈｺが寝る",
+    "hi": "लड़की कूदती है",
     "en": "a dog jumps",
 }
 
@@ -34,8 +36,13 @@ def make_clips(folder, texts):
 
 
 def found(library, query) -> set[str]:
-    with ReferenceLibrary(library) as opened:
-        return {hit.file.removesuffix(".mp4") for hit in opened.search(query, 25)}
+    return {hit.file.removesuffix(".mp4") for hit in find_clips(library, query, 25)}
+
+
+def vocabulary(library) -> list[tuple[str, int, int]]:
+    db = sqlite3.connect(library)
+    db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, captions, row)")
+    return db.execute("SELECT * FROM vocabulary").fetchall()
 
 
 QUERIES = {
@@ -50,6 +57,8 @@ QUERIES = {
     "กระโดด": {"th"},
     "เด็ก": {"th"},
     "กิ": set(),
+    "कूदती": {"hi"},
+    "कूद": set(),
     "jumping": {"wide", "en"},
     "ｊｕｍｐ": {"wide", "en"},
     "field": {"wide"},
@@ -73,39 +82,40 @@ def test_such_captions_can_be_changed_and_removed(tmp_path):
     build_library(library, clips)
     assert (found(library, "跳绳"), found(library, "游泳"), found(library, "犬")) == (set(), {"zh"}, set())
     build_library(tmp_path / "new.sqlite", clips)
-    words = [
-        sqlite3.connect(path).execute("SELECT * FROM words ORDER BY 1").fetchall() for path in tmp_path.glob("*.sqlite")
-    ]
-    assert words[0] == words[1]
+    assert vocabulary(library) == vocabulary(tmp_path / "new.sqlite")
 
 
-def write_old(path, source) -> None:
-    """A finished library in the format that had no cutting up."""
-    db = sqlite3.connect(path)
-    db.executescript(
-        database._SCHEMA.replace(database._CONTENT[2], database._CONTENT[1]).replace("version = 2", "version = 1")
-    )
-    for id, (name, text) in enumerate(TEXTS.items(), start=1):
-        db.execute("INSERT INTO clips VALUES (?, ?, '', ?, 'x')", (id, text, f"{name}.mp4"))
-        db.execute("INSERT INTO captions(rowid, caption) VALUES (?, ?)", (id, text))
-    db.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, captions, row)")
-    db.execute("INSERT INTO words SELECT term, doc FROM temp.v")
-    facts = {
-        "kind": "folder",
-        "source": source.name,
-        "root": str(source),
-        "captions": len(TEXTS),
-        "on_disk": len(TEXTS),
-    }
-    database.write_facts(db, **facts, words_per_caption=3.0, signature="x", complete=1)
-    db.commit()
-    db.close()
+OLD = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE clips (id INTEGER PRIMARY KEY, caption TEXT NOT NULL, link TEXT NOT NULL, file TEXT, stamp TEXT);
+CREATE INDEX clips_by_file ON clips (file) WHERE file IS NOT NULL;
+CREATE TABLE words (stem TEXT PRIMARY KEY, clips INTEGER NOT NULL) WITHOUT ROWID;
+CREATE VIRTUAL TABLE captions USING fts5(
+    caption, {content}, tokenize='porter unicode61', detail=none, columnsize=0);
+INSERT INTO clips VALUES (1, 'a dog jumps', '', 'en.mp4', 'x');
+INSERT INTO captions(rowid, caption) VALUES (1, 'a dog jumps');
+INSERT INTO words VALUES ('a', 1), ('dog', 1), ('jump', 1);
+INSERT INTO facts VALUES ('kind', 'folder'), ('source', 'clips'), ('root', '{root}'), ('captions', 1), ('on_disk', 1),
+    ('words_per_caption', 3.0), ('signature', 'x'), ('complete', 1);
+PRAGMA application_id = 1164142703;
+PRAGMA user_version = {version};
+"""
 
 
-def test_a_library_in_the_old_format_is_read_and_then_built_anew(tmp_path):
+@pytest.mark.parametrize("version, content", [(1, "content='clips', content_rowid='id'"), (2, "content=''")])
+def test_a_library_in_an_older_format_is_built_anew(tmp_path, version, content):
     library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
-    write_old(library, clips)
-    assert found(library, "jumping") == {"en"} and found(library, "跳绳") == set()
+    with closing(sqlite3.connect(library)) as db:
+        db.executescript(OLD.format(content=content, version=version, root=clips))
+    before = library.read_bytes()
+    with pytest.raises(
+        EchoReelError, match=r"l\.sqlite is in an older format: run Build Reference Library again; it rebuilds"
+    ):
+        found(library, "jumping")
+    make_clips(tmp_path / "others", {"a": "a jump"})
+    with pytest.raises(EchoReelError, match="built from clips"):
+        build_library(library, tmp_path / "others")
+    assert library.read_bytes() == before
     report = build_library(library, clips)
     assert report.captions == len(TEXTS) and "older format" in report.summary()
     assert found(library, "jumping") == {"en", "wide"} and found(library, "跳绳") == {"zh"}
@@ -132,14 +142,15 @@ def test_two_builds_of_a_new_library_at_once(tmp_path):
     assert build_library(tmp_path / "l.sqlite", clips).captions == 300
 
 
+ENDLESS = [
+    "DROP TABLE facts",
+    "CREATE VIEW facts AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+    "SELECT 'root' AS name, max(i) AS value FROM n",
+]
 HARM = {
-    "a view without end": [
-        "DROP TABLE words",
-        "CREATE VIEW words AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-        "SELECT 'jump' AS stem, max(i) AS clips FROM n",
-    ],
-    "a trigger": ["CREATE TRIGGER t AFTER INSERT ON clips BEGIN DELETE FROM facts; END"],
-    "facts of other types": ["UPDATE facts SET value = x'00' WHERE name = 'words_per_caption'"],
+    "a view without end": ENDLESS,
+    "a trigger": ["CREATE TRIGGER captions_t AFTER INSERT ON facts BEGIN DELETE FROM facts; END"],
+    "facts of other types": ["UPDATE facts SET value = x'00' WHERE name = 'captions'"],
     "no root": ["DELETE FROM facts WHERE name = 'root'"],
     "a table too many": ["CREATE TABLE other (a)"],
 }
@@ -160,15 +171,25 @@ def test_a_library_made_to_do_harm_is_refused_at_once(tmp_path, name):
     assert time.perf_counter() - begin < 5
 
 
+def test_an_older_format_made_to_take_forever(tmp_path, monkeypatch):
+    library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
+    build_library(library, clips)
+    with closing(sqlite3.connect(library)) as db:
+        for statement in [*ENDLESS, "PRAGMA user_version = 2"]:
+            db.execute(statement)
+    monkeypatch.setattr(database, "PATIENCE", 0.1)
+    with pytest.raises(EchoReelError, match=r"l\.sqlite.*too slow"):
+        build_library(library, clips)
+
+
 def test_captions_of_other_types_are_shown_as_text(tmp_path):
     library = tmp_path / "l.sqlite"
     build_library(library, make_clips(tmp_path / "clips", {"a": "a jump"}))
     db = sqlite3.connect(library)
-    db.execute("UPDATE clips SET caption = x'00ff', link = 3")
+    db.execute("UPDATE captions_content SET c1 = x'00ff', c2 = 3")
     db.commit()
     db.close()
-    with ReferenceLibrary(library) as opened:
-        assert [(hit.caption, hit.link) for hit in opened.search("jump")] == [(r"b'\x00\xff'", "3")]
+    assert [(hit.caption, hit.link) for hit in find_clips(library, "jump")] == [(r"b'\x00\xff'", "3")]
 
 
 # Names
@@ -179,9 +200,10 @@ def test_names_that_no_library_can_have(tmp_path, name):
     (tmp_path / "folder.sqlite").mkdir()
     clips = make_clips(tmp_path / "clips", {"a": "a jump"})
     before = sorted(os.listdir(tmp_path))
-    for act in (lambda: ReferenceLibrary(tmp_path / name), lambda: build_library(tmp_path / name, clips)):
-        with pytest.raises(EchoReelError, match=r"choose another name"):
-            act()
+    with pytest.raises(EchoReelError, match="choose another name"):
+        build_library(tmp_path / name, clips)
+    with pytest.raises(EchoReelError, match="choose another name|There is no library"):
+        find_clips(tmp_path / name, "jump")
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -197,12 +219,18 @@ def test_linked_clips_are_counted(tmp_path):
 # Tables and queries without end
 
 
-@pytest.mark.parametrize("name, start", [("t.csv", "name\na jump\n"), ("t.jsonl", '{"name": "a jump"}\n')])
-def test_a_line_without_end(tmp_path, name, start):
+@pytest.mark.parametrize(
+    "name, start, words",
+    [
+        ("t.csv", "name\na jump\n", "line 3 has no end"),
+        ("t.jsonl", '{"name": "a jump"}\n', "entry 2, is not valid JSON"),
+    ],
+)
+def test_a_line_without_end(tmp_path, name, start, words):
     """4 GB of zeros, which take no place on the disk."""
     (tmp_path / name).write_text(start)
     os.truncate(tmp_path / name, 4 << 30)
-    with pytest.raises(EchoReelError, match=r"line \d has no end"):
+    with pytest.raises(EchoReelError, match=words):
         build_library(tmp_path / "l.sqlite", tmp_path / name)
 
 

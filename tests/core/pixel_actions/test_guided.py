@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from echoreel_core.pixel_actions.evaluation.guided import ARMS, Guidance, evaluate_guided, generate_guided
+from echoreel_core.pixel_actions.evaluation.guided import CELLS, Guidance, evaluate_guided, generate_guided
 from echoreel_core.pixel_actions.evaluation.judge import load_judge
 from echoreel_core.pixel_actions.evaluation.table import MEASURES
 from echoreel_core.pixel_actions.model.adapted_model import generate, noise_for
@@ -21,7 +21,8 @@ def test_it_moves_towards_the_reference_and_a_still_one_leaves_the_base_model_al
     clips = draw_clips(2, 5, ("swing",))
     reference = encode(autoencoder, render(with_other_subject(clips, 6)))
     noise, settings = noise_for(2, 7), {"steps": 5, "guidance": 2.0}
-    alone = generate(model, clips.captions(), noise, dtype=torch.float32, **settings)
+    settings["dtype"] = torch.float32
+    alone = generate(model, clips.captions(), noise, **settings)
 
     def guided(reference):
         return generate_guided(model.base, clips.captions(), noise, reference, Guidance(), **settings)
@@ -38,7 +39,7 @@ def test_it_moves_towards_the_reference_and_a_still_one_leaves_the_base_model_al
 
 def test_every_arm_has_every_measure():
     model, autoencoder = load_embedded(EMBEDDED_FILE)
-    result = evaluate_guided(model.base, autoencoder, load_judge(JUDGE), count=8, steps=1)
-    assert set(result) == {f"unseen/{arm}" for arm in ARMS}
-    for cell in result.values():
-        assert set(cell) == {*MEASURES, "clips"} and cell["clips"] == 8
+    result = evaluate_guided(model.base, autoencoder, load_judge(JUDGE), count=16, steps=1, each=1)
+    assert set(result) == set(CELLS)
+    for name, cell in result.items():
+        assert set(cell) == {*MEASURES, "clips"} and cell["clips"] == (8 if name.startswith("unseen") else 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -65,15 +66,48 @@ def test_the_example_holds_every_setting_and_its_default(tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("[") or line.split(" ")[0] in required]
     minimal.write_text("\n".join(lines), encoding="utf-8")
     assert config == read_config(minimal)
-    for section in ("model", "data", "video", "adapter", "training", "output"):
+    for section in ("model", "data", "video", "buckets", "adapter", "training", "output"):
         for name in vars(getattr(config, section)):
             assert f"\n{name} = " in text or f"\n# {name} = " in text, f"[{section}] {name} is not explained"
+
+
+def test_what_a_model_that_comfyui_loads_needs(tmp_path):
+    def error(**model) -> str:
+        lines = [f"{name} = {value!r}" for name, value in model.items()]
+        path = tmp_path / "run.toml"
+        rest = ["[data]", "pairs = 'a'", "cache = 'b'", "[output]", "folder = 'c'"]
+        path.write_text("\n".join(["[model]", *lines, *rest]), encoding="utf-8")
+        try:
+            read_config(path)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    assert "checkpoint is missing" in error()
+    assert "set comfyui, its folder" in error(diffusion_model="wan.safetensors")
+    assert "either diffusion_model or checkpoint" in error(comfyui="c")
+    assert "either diffusion_model or checkpoint" in error(comfyui="c", checkpoint="a", diffusion_model="b")
+    assert "vae is missing" in error(comfyui="c", diffusion_model="b", text_encoders=["t"])
+    assert "text_encoders is missing" in error(comfyui="c", diffusion_model="b", vae="v")
+    assert error(comfyui="c", diffusion_model="b", vae="v", text_encoders=["t"]) == ""
+    assert error(comfyui="c", checkpoint="b") == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there they are everyday")
+def test_paths_of_windows_are_read_elsewhere(tmp_path):
+    path = write_config(tmp_path, model={"checkpoint": r"models\toy.safetensors"})
+    assert read_config(path).model.checkpoint.path == tmp_path / "models" / "toy.safetensors"
+    pairs = tmp_path / "pairs.json"
+    entry = {"input_text": "", "gt_video_path": r"a\b.mp4", "reference_text": "", "reference_video_path": r"c\d.mp4"}
+    pairs.write_text(json.dumps([entry]))
+    (pair,) = read_pairs(DataSettings(pairs, tmp_path))
+    assert (pair.target.path, pair.references[0].path) == (tmp_path / "a" / "b.mp4", tmp_path / "c" / "d.mp4")
 
 
 def test_paths_are_relative_to_the_file_and_reference_takes_over_video(tmp_path):
     path = write_config(tmp_path, reference={"width": 32}, training={"weighting": "clean", "clip_gradient": 2})
     config = read_config(path)
-    assert config.model.checkpoint == tmp_path / "toy.safetensors"
+    assert config.model.checkpoint.path == tmp_path / "toy.safetensors"
     assert config.video == VIDEO and config.reference == replace(VIDEO, width=32)
     assert config.training.weighting == "clean" and config.training.clip_gradient == 2.0
 
@@ -297,9 +331,11 @@ def test_check_reports_every_file_and_survives_bad_ones(tmp_path):
     lines = {report.path.name: report.line for report in reports}
     assert len(reports) == len(lines) == 5
     assert lines["v_Swing_g01_c01.avi"] == (
-        "ok     v_Swing_g01_c01.avi: 25 fps, 13 frames, 0.52 s; takes 4 from 0.00 to 0.36 s"
+        "ok     v_Swing_g01_c01.avi: 25 fps, 13 frames, 0.52 s; takes 4 from 0.00 to 0.36 s, as 16 x 16"
     )
-    assert lines["brief.mp4"].startswith("short  brief.mp4: 25 fps, 5 frames, 0.20 s; takes 2 from 0.00 to 0.12 s, ")
+    assert lines["brief.mp4"].startswith(
+        "short  brief.mp4: 25 fps, 5 frames, 0.20 s; takes 2 from 0.00 to 0.12 s, as 16 x 16, "
+    )
     assert lines["brief.mp4"].endswith("2 of 4 are repeats")
     assert lines["torn.mp4"].startswith("bad    torn.mp4: ") and "can" in lines["torn.mp4"]
     assert lines["empty.mp4"].startswith("bad    empty.mp4: ")

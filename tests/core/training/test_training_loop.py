@@ -11,7 +11,7 @@ from training_toys import ToyPairs, TrainableFlow, preconditioned_model, toy_ada
 
 from echoreel_core.action.adapter import EchoReelAdapter, read_adapter
 from echoreel_core.action.injection import added_layers
-from echoreel_core.training import checkpoints
+from echoreel_core.training import checkpoints, gradient_checkpointing
 from echoreel_core.training.config import TrainingSettings
 from echoreel_core.training.state import state
 from echoreel_core.training.trainer import Trainer, leave_inference_mode
@@ -97,6 +97,27 @@ def test_gradient_checkpointing_changes_nothing(precision, make_host):
     plain = trained(settings, make_host())
     recomputed = trained(replace(settings, gradient_checkpointing=True), make_host())
     assert equal(plain.adapter.state_dict(), recomputed.adapter.state_dict())
+
+
+@pytest.mark.parametrize("make_host", [toy_model, TrainableFlow])
+def test_offloaded_activations_change_nothing_and_are_what_is_left_of_them(make_host, monkeypatch):
+    settings = replace(FAST, steps=2, gradient_checkpointing=True)
+    plain = trained(settings, make_host())
+    offloaded = []
+
+    class Counting(gradient_checkpointing.save_on_cpu):
+        def __init__(self, **options):
+            super().__init__(**options)
+            pack = self.pack_hook
+            self.pack_hook = lambda tensor: offloaded.append(tensor.shape) or pack(tensor)
+
+    monkeypatch.setattr(gradient_checkpointing, "save_on_cpu", Counting)
+    host = make_host()
+    waiting = trained(replace(settings, offload_activations=True), host)
+    assert equal(plain.adapter.state_dict(), waiting.adapter.state_dict())
+    modules = [*host.checkpointed_modules(), *waiting.adapter.prism.layers]
+    hidden = [shape for shape in offloaded if len(shape) >= 3]
+    assert len(hidden) >= 2 * len(modules) and len(offloaded) < 4 * len(hidden)
 
 
 def test_accumulation_is_a_larger_batch():

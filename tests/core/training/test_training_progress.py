@@ -39,13 +39,20 @@ def test_the_pace_is_that_of_the_latest_steps():
 def test_where_memory_runs_out_the_settings_that_need_less_are_named(error):
     video = VideoSettings(frames=16, width=256, height=256)
     with (
-        pytest.raises(ValueError, match=r"gradient_checkpointing on; batch_size below 4; frames below 16; width"),
+        pytest.raises(
+            ValueError,
+            match=r"gradient_checkpointing on; optimizer adamw8bit; batch_size below 4; frames",
+        ),
         memory_advice(TrainingSettings(batch_size=4), video),
     ):
         raise error
     with pytest.raises(ValueError) as told, memory_advice(TrainingSettings(gradient_checkpointing=True), video):
         raise error
     assert "checkpointing" not in str(told.value) and "batch_size" not in str(told.value)
+    assert "offload_activations on; optimizer adamw8bit; frames" in str(told.value)
+    with pytest.raises(ValueError) as told, memory_advice(TrainingSettings(), video, "frame_count", all_settings=False):
+        raise error
+    assert "gradient_checkpointing on; frame_count below 16" in str(told.value)
 
 
 def test_other_errors_stay_what_they_are():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import replace
 
 import pytest
@@ -116,6 +117,25 @@ def test_muon_takes_torchs_own_step_for_matrices_and_adamw_the_rest():
     for name, parameter in parts.named_parameters():
         assert torch.equal(parameter.flatten(), theirs[name].flatten()), name
         assert not torch.equal(parameter, start[name])
+
+
+def test_moments_in_8_bits_lead_where_adamws_do():
+    pytest.importorskip("bitsandbytes")
+    start, eight, full = (
+        copied(trained(replace(FAST, optimizer=name, learning_rate=rate)))
+        for name, rate in (("adamw", 0.0), ("adamw8bit", 1e-3), ("adamw", 1e-3))
+    )
+    for key, weight in full.items():
+        if weight.numel() >= 4096:  # smaller ones stay in 32 bits
+            ways = [(weights[key] - start[key]).flatten() for weights in (eight, full)]
+            assert 0.9 < torch.nn.functional.cosine_similarity(*ways, dim=0) < 1.0, key
+
+
+def test_without_bitsandbytes_the_8_bit_optimizer_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ValueError, match="needs bitsandbytes.*or use 'adamw'"):
+        fresh(replace(FAST, optimizer="adamw8bit"))
 
 
 def test_slow_parameters_learn_at_their_share_of_the_rate_and_the_schedule_keeps_it():
@@ -255,8 +275,10 @@ def test_what_is_moved_in_is_the_edge():
 # ── state
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "adamw8bit"])
 def test_continues_exactly_with_everything_on(tmp_path, optimizer):
+    if optimizer == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     settings = replace(ALL, optimizer=optimizer)
     straight = trained(settings)
     half = fresh(settings)
@@ -271,6 +293,7 @@ def test_continues_exactly_with_everything_on(tmp_path, optimizer):
     assert equal(carried_on.adapter.state_dict(), straight.adapter.state_dict())
     assert equal(carried_on.average.weights(), straight.average.weights())
     assert equal(state(carried_on)[0], state(straight)[0])
+    assert any(kept.dtype == torch.uint8 for kept in state(straight)[0].values()) == (optimizer == "adamw8bit")
 
 
 def test_every_setting_of_them_matters():

@@ -224,6 +224,14 @@ def test_what_was_taken_is_told(clip):
         assert part in summary
 
 
+def test_frames_taken_more_than_once_are_told(clip):
+    def summary(**sampling) -> str:
+        return read_video(clip, FrameSelection(frames=4, mode="even", **sampling), width=8, height=8).summary()
+
+    assert "holds only 2 frames: some are taken more than once." in summary(duration=0.08)
+    assert "more than once" not in summary(duration=0.16)
+
+
 def test_frames_in_memory_are_chosen_alike(clip):
     with av.open(str(clip)) as container:
         images = torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])

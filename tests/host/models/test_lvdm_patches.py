@@ -25,6 +25,7 @@ from comfy_extras import (
     nodes_tomesd,
 )
 from conditioning import hooks_in, noise, prompt, sample
+from cutting import cut, one_by_one, tiles_apart, tiles_at_once
 from tiny_models import randomise
 
 FRAMES, WIDTH = 4, 48
@@ -275,39 +276,12 @@ def test_an_action_is_felt_beside_a_node_of_the_host(loaded, name):
     assert not torch.allclose(first, without, atol=1e-3)
 
 
-def cut(model, how):
-    model = model.clone()
-    model.set_model_unet_function_wrapper(how)
-    return model
-
-
-def halves_one_by_one(apply_model, args):
-    """`cond_or_uncond` as it was."""
-    x, t, c = args["input"], args["timestep"], args["c"]
-    halves = []
-    for rows in torch.arange(len(x)).chunk(len(args["cond_or_uncond"])):
-        part = {key: value[rows] if torch.is_tensor(value) else value for key, value in c.items()}
-        halves.append(apply_model(x[rows], t[rows], **part))
-    return torch.cat(halves)
-
-
-def tiles_in_one_call(apply_model, args):
-    x, t, c = args["input"], args["timestep"], args["c"]
-    twice = {key: torch.cat([value] * 2) if torch.is_tensor(value) else value for key, value in c.items()}
-    return torch.cat(apply_model(torch.cat(x.chunk(2, dim=-1)), torch.cat([t] * 2), **twice).chunk(2), dim=-1)
-
-
-def tiles_one_by_one(apply_model, args):
-    tiles = args["input"].chunk(2, dim=-1)
-    return torch.cat([apply_model(tile.contiguous(), args["timestep"], **args["c"]) for tile in tiles], dim=-1)
-
-
 def test_halves_one_by_one_are_the_same(model, plain):
-    torch.testing.assert_close(run(cut(model, halves_one_by_one)), plain, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(run(cut(model, one_by_one)), plain, rtol=1e-3, atol=1e-4)
 
 
 def test_tiles_in_one_call_are_as_tiles_in_many(model, plain):
-    together, apart = (run(cut(model, how)) for how in (tiles_in_one_call, tiles_one_by_one))
+    together, apart = (run(cut(model, how)) for how in (tiles_at_once, tiles_apart))
     torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(together, plain, atol=1e-3)
 

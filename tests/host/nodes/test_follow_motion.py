@@ -58,6 +58,12 @@ def test_every_family_moves_towards_the_reference_and_stays_as_it_was(follow, na
         reference = tiny.model.get_model_object("latent_format").process_in(reference)
     towards, step = (reference - plain).flatten(), (result - plain).flatten()
     assert torch.nn.functional.cosine_similarity(towards, step, dim=0) > 0.05
+    assert away_in_motion(result, reference) < away_in_motion(plain, reference)
+
+
+def away_in_motion(clip, reference):
+    """How unlike the reference's the changes from frame to frame are."""
+    return (clip.diff(dim=2) - reference.diff(dim=2)).square().mean()
 
 
 @pytest.mark.parametrize("name", ["ltxv with guides", "wan animate"])

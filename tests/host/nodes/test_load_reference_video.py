@@ -2,11 +2,16 @@
 
 import asyncio
 import io
+import json
 import os
 from fractions import Fraction
+from pathlib import Path
+from urllib.parse import parse_qsl
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from video_clips import bars, numbers, turn, write_clip
 
 INPUTS = "file start duration frame_count sampling every_nth target_fps width height crop video".split()
@@ -48,8 +53,14 @@ def run(node, file="clip.mp4", **inputs):
         "crop": "stretch",
     }
     output = node.execute(file=file, **{**defaults, **inputs})
-    assert output.ui is None
     return output.args
+
+
+def tall_square(index, size):
+    """A black square, slightly moving, in the middle of a white picture that is higher than wide."""
+    picture = np.full((size[1], size[0], 3), 255, np.uint8)
+    picture[28:52, 10 + index % 4 : 34 + index % 4] = 0
+    return picture
 
 
 def host_video(path, **trim):
@@ -78,13 +89,32 @@ def test_an_example_that_comes_with_the_pack(node, folder):
     assert "There is no example 'moon walk': use one of cartwheel," in node.validate_inputs("moon walk [echoreel]")
 
 
-def test_the_list_shows_videos_and_animated_pictures(node, folder):
-    for name in ("a.gif", "b.webp", "c.mkv", "d.txt", "e.png"):
+def test_the_list_shows_videos_animated_pictures_and_sequences(node, folder):
+    pictures = [Image.fromarray(bars(i)) for i in range(3)]
+    (folder / "walk").mkdir()
+    (folder / "single").mkdir()
+    for name in ("b.webp", "f.png"):
+        pictures[0].save(folder / name, save_all=True, append_images=pictures[1:], duration=100)
+    for name in ("e.png", "g.webp", "walk/1.png", "walk/2.png", "single/1.png"):
+        pictures[0].save(folder / name)
+    for name in ("a.gif", "c.mkv", "d.txt", "single/sub.MP4"):
         (folder / name).touch()
     (folder / "f.mp4").mkdir()
     options = node.define_schema().inputs[0].options
-    assert options[:4] == ["a.gif", "b.webp", "c.mkv", "clip.mp4"]  # one's own come first
-    assert options[4:] and all(name.endswith(" [echoreel]") for name in options[4:])
+    own = ["a.gif", "b.webp", "c.mkv", "clip.mp4", "f.png", "single/sub.MP4", "walk/"]
+    assert options[: len(own)] == own  # one's own come first
+    assert options[len(own) :] and all(name.endswith(" [echoreel]") for name in options[len(own) :])
+
+
+def test_an_image_sequence(node, folder):
+    (folder / "walk").mkdir()
+    for index in range(20):
+        Image.fromarray(bars(index)).save(folder / "walk" / f"shot {index}.png")
+    frames, fps, _, info = run(node, "walk/")
+    assert (numbers(frames), fps) == ([0, 4, 8, 12], 6)
+    mark = node.fingerprint_inputs(file="walk/")
+    Image.fromarray(bars(99)).save(folder / "walk" / "shot 4.png")
+    assert node.fingerprint_inputs(file="walk/") != mark
 
 
 def test_a_file(node, folder):
@@ -95,6 +125,19 @@ def test_a_file(node, folder):
     assert "clip.mp4" in info and "0.480" in info
     (folder / "clip.txt").write_text("a clip of bars")
     assert run(node)[2] == "a clip of bars"
+
+
+@pytest.mark.parametrize("count, rate", [(16, 25), (100, 25), (300, 60)])
+def test_the_defaults_suit_any_clip(node, folder, count, rate):
+    """As many frames as the released EchoReel takes, of the time it was trained on, none twice, nobody squashed."""
+    inputs = {entry.id: entry.default for entry in node.define_schema().inputs[1:10]}
+    write_clip(folder / "any.mp4", count, rate=rate, size=(48, 80), picture=tall_square)
+    frames, fps, _, info = node.execute(file="any.mp4", **inputs).args
+    assert frames.shape == (16, 256, 256, 3)
+    assert len(set(info.splitlines()[-1].split()[3:])) == 16 and "repeated" not in info
+    assert 15 / fps == pytest.approx(min(count / rate, 2.5), abs=1.5 / rate)
+    dark = frames[0].mean(-1) < 0.5
+    assert dark.any(0).sum() == pytest.approx(dark.any(1).sum(), abs=8)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +191,6 @@ def test_rotation_agrees_with_the_host(node, folder, degrees):
 
 
 def test_animated_webp(node, folder):
-    from PIL import Image
-
     images = [Image.fromarray(bars(i)) for i in range(20)]
     images[0].save(folder / "a.webp", save_all=True, append_images=images[1:], duration=[100] * 10 + [50] * 10)
     (folder / "a.txt").write_text("bars")
@@ -171,7 +212,8 @@ def test_where_files_may_lie(node, folder):
     write_clip(folder / "sub" / "clip.mp4", 3)
     write_clip(folder.parent / "output" / "made.mp4", 3)
 
-    for good in ("clip.mp4", "in.mp4", "sub/clip.mp4", "made.mp4 [output]"):
+    whole = [str(folder / "clip.mp4"), str(folder.parent / "output" / "made.mp4")]
+    for good in ("clip.mp4", "in.mp4", "sub/clip.mp4", "made.mp4 [output]", *whole):
         assert node.validate_inputs(file=good) is True
     for file, words in {
         "": "No video is chosen",
@@ -254,7 +296,26 @@ def test_progress_reaches_the_bar(node, folder, monkeypatch):
 
 
 def test_the_page_is_told_the_suffixes_of_the_core(pack, node):
-    from echoreel_pack.echoreel_core.video.kinds import VIDEO_SUFFIXES
+    from echoreel_pack.echoreel_core.video.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
     _, told = node.INPUT_TYPES()["required"]["file"]
     assert tuple(told["video_suffixes"]) == VIDEO_SUFFIXES
+    assert tuple(told["picture_suffixes"]) == PICTURE_SUFFIXES
+
+
+def test_a_run_tells_the_page_what_it_took(node, folder):
+    """With times that count from where a trim made upstream begins."""
+    import folder_paths
+
+    trimmed = host_video(folder / "clip.mp4").as_trimmed(1.0, 2.0, strict_duration=False)
+    inputs = {"frame_count": 4, "sampling": "every nth frame", "every_nth": 4, "target_fps": 8.0, "crop": "stretch"}
+    output = node.execute(file="", start=0.5, duration=0.0, width=80, height=48, video=trimmed, **inputs)
+    (told,) = output.ui["echoreel_filmstrip"]
+    told = json.loads(told)
+    assert told["times"] == pytest.approx([0.52, 0.68, 0.84, 1.0], abs=0.021)
+    assert (told["length"], told["rate"], told["fps"], told["repeated"]) == (2.0, 25.0, 6.25, 0)
+    name = dict(parse_qsl(told["picture"].partition("?")[2]))
+    assert name["type"] == "temp"
+    with Image.open(Path(folder_paths.get_temp_directory()) / name["filename"]) as picture:
+        grid = torch.from_numpy(np.array(picture)).unflatten(0, (2, 48)).unflatten(2, (2, 80)).transpose(1, 2)
+    assert numbers(grid.flatten(0, 1) / 255) == numbers(output.args[0])

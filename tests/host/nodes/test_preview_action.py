@@ -60,6 +60,32 @@ def test_the_cell_is_lit_in_the_frame_in_which_it_changes(action, echoreel):
             assert (tile(picture, index)[40:] - 0.4 * 0.35).abs().max() < 0.01
 
 
+def test_a_background_that_trembles_stays_dark(action, echoreel):
+    """What moves as little as most of the picture does is not lit beside what moves much."""
+    from echoreel_pack.echoreel_core.action.action import Action, Reference
+
+    torch.manual_seed(0)
+    tokens = action.references[0].positive
+    tokens = tokens + 0.1 * torch.randn_like(tokens)
+    lit = amber(tile(preview(Action.of(Reference(tokens, tokens), echoreel.id, "wan"), echoreel).result[0], 3))
+    others = torch.cat([lit[2:].flatten(), lit[:, :2].flatten()])
+    assert lit[1, 3] > 0.3 and others.mean() < 0.05
+
+
+def test_a_prism_without_positions_shows_a_bar(pack):
+    from echoreel_pack.echoreel_core.action.motion import action_motion
+    from echoreel_pack.nodes.pictures.action_preview import WIDTH, draw_motion
+    from echoreel_pack.nodes.pictures.drawing import MARK
+
+    tokens = torch.zeros(4, 8)
+    tokens[:, 0] = torch.tensor([1.0, 1.0, 1.5, 2.5])
+    picture = draw_motion(torch.full((4, 32, 32, 3), 0.4), action_motion(tokens, (1, 1)))
+    foot = [tile(picture, index)[WIDTH - 4] for index in range(4)]
+    lengths = [((row - torch.tensor(MARK) / 255).abs().amax(-1) < 0.05).sum().item() for row in foot]
+    assert lengths[:2] == [0, 0] and lengths[2] == pytest.approx(WIDTH / 2, abs=8) and lengths[3] > WIDTH - 8
+    assert (tile(picture, 3)[60 : WIDTH - 20] - 0.4).abs().max() < 0.01  # and no light over the frame
+
+
 def test_the_curve_rises_where_it_changes(action, echoreel):
     from echoreel_pack.nodes.pictures.action_preview import AXIS, COLUMNS, GAP, WIDTH
     from echoreel_pack.nodes.pictures.drawing import MARK
@@ -73,7 +99,7 @@ def test_the_curve_rises_where_it_changes(action, echoreel):
     assert len(heights[0]) == 0  # nothing comes before the first
     lowest = heights[1].max()
     assert heights[3].min() < lowest - 120
-    assert all(heights[i].min() > lowest - 10 for i in (1, 5))
+    assert all(heights[i].min() > lowest - 16 for i in (1, 5))
 
 
 def test_it_is_shown_on_the_node(action, echoreel):

@@ -15,7 +15,14 @@ import pytest
 import torch
 from video_clips import bars, cut_by_edit_list, numbers, write_clip
 
-VALUES = {"file": "clip.mp4", "frame_count": 16, "width": 80, "height": 48}
+VALUES = {
+    "file": "clip.mp4",
+    "duration": 0,
+    "frame_count": 16,
+    "sampling": "every nth frame",
+    "width": 80,
+    "height": 48,
+}
 
 
 @pytest.fixture

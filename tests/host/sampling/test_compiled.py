@@ -29,15 +29,15 @@ class CountingBackend:
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    return tiny_models.wan(layers=BLOCKS)
-
-
-@pytest.fixture(scope="module")
-def echoreel(pack, tmp_path_factory):
+def models(pack, tmp_path_factory):
+    """(MODEL, adapter) by number of blocks: one is enough where the whole model is a graph, and quicker to compile."""
     import adapters
 
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors", sites=BLOCKS)
+    folder = tmp_path_factory.mktemp("adapters")
+    return {
+        blocks: (tiny_models.wan(layers=blocks), adapters.wan_adapter(folder / f"{blocks}.safetensors", sites=blocks))
+        for blocks in (1, BLOCKS)
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -150,36 +150,15 @@ def in_turn(runs: Runs, order: str) -> None:
         steps[name]()
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize(
-    "order",
-    ["plain, action, plain, another, stronger, masked, guided", "half, plain, twice, some blocks, late, fading"],
-)
-def test_compiled_first(model, echoreel, way, order):
-    in_turn(Runs(model, echoreel, way, CountingBackend("eager"), compile_last=False), order)
+def blocks_for(way: Callable) -> int:
+    return 1 if way in (host_node, patched_whole) else BLOCKS
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_compiled_last(model, echoreel, way):
-    in_turn(
-        Runs(model, echoreel, way, CountingBackend("eager"), compile_last=True), "plain, action, half, twice, plain"
-    )
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("way", [host_node, patched_blocks], ids=lambda way: way.__name__)
-def test_inductor(model, echoreel, way):
-    runs = Runs(model, echoreel, way, CountingBackend("inductor"), compile_last=False)
-    in_turn(runs, "plain, action, half, another, plain")
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("way", [host_node, patched_whole, patched_blocks], ids=lambda way: way.__name__)
-def test_one_more_set_of_graphs_whatever_the_action(model, echoreel, way):
+def test_one_more_set_of_graphs_whatever_the_action(models, way):
     backend = CountingBackend("eager")
-    runs = Runs(model, echoreel, way, backend, compile_last=False)
+    runs = Runs(*models[blocks_for(way)], way, backend, compile_last=False)
     in_turn(runs, "plain, plain guided")
     without = backend.graphs
     in_turn(runs, "action, guided")
@@ -187,3 +166,24 @@ def test_one_more_set_of_graphs_whatever_the_action(model, echoreel, way):
     in_turn(runs, "another, stronger, masked, plain, twice, guided, action, plain")
     assert backend.graphs == without + acting
     assert acting <= 2 * without
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_half_of_the_steps_first(models, way):
+    runs = Runs(*models[BLOCKS], way, CountingBackend("eager"), compile_last=False)
+    in_turn(runs, "half, plain, twice, some blocks, late, fading")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_compiled_last(models, way):
+    runs = Runs(*models[blocks_for(way)], way, CountingBackend("eager"), compile_last=True)
+    in_turn(runs, "plain, action, half, twice, plain")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("way", [host_node, patched_blocks], ids=lambda way: way.__name__)
+def test_inductor(models, way):
+    runs = Runs(*models[blocks_for(way)], way, CountingBackend("inductor"), compile_last=False)
+    in_turn(runs, "plain, action, half, another, plain")

@@ -77,7 +77,7 @@ def test_trains_on_the_released_kind_of_model(nodes, lvdm, folders):
     assert left < 0.9
     trained, curve = results[0].result
     assert trained.id != start.id
-    assert curve.shape[0] == 1 and curve.shape[-1] == 3 and 0 <= curve.min() < curve.max() <= 1
+    assert curve.shape[0] == 1 and curve.shape[-1] == 4 and 0 <= curve.min() < curve.max() <= 1
     # saved, it is the same adapter, and Load EchoReel Adapter finds it
     name = SaveAdapter.execute(trained, "moves", "float16").result[0]
     saved = load_adapter(str(folders / "models" / "echoreel" / name))

@@ -1,0 +1,190 @@
+"""Training without a graph or a server: `python train.py my.toml`, with ComfyUI as a library."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import pytest
+import tiny_models
+import torch
+from conftest import COMFYUI
+from encoders import encoders_for
+from safetensors.torch import load_file
+from test_train_families import NOT_TRAINED
+from tiny_families import CASES, IMAGE_CASES, build
+from tiny_files import write_wan
+from tiny_text import TINY_TEXT
+from training_runs import assert_applied_as_trained, write_actions
+
+TRAIN = Path(__file__).parents[1] / "tiny_train.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with the model's files in ComfyUI's layout, and clips."""
+    folder = tmp_path_factory.mktemp("headless")
+    write_wan(folder)
+    write_actions(folder / "moves")
+    return folder
+
+
+def settings(folder: Path, run: Path, **sections: dict) -> Path:
+    """A settings file for the tiny Wan in `folder`, by the names that a loader node shows."""
+    tables = {
+        "model": {
+            "comfyui": str(COMFYUI),
+            "comfyui_options": ["--base-directory", str(folder)],
+            "device": "cpu",
+            "diffusion_model": "wan.safetensors",
+            "vae": "wan.safetensors",
+            "text_encoders": ["wan.safetensors"],
+            "text_encoder_type": "wan",
+        },
+        "data": {"pairs": str(folder / "moves"), "cache": str(folder / "cache")},
+        "video": {"frames": 9, "every_nth": 2, "width": 64, "height": 64},
+        "adapter": {"width": 32, "depth": 1, "heads": 2, "head_dim": 16, "out_channels": 2},
+        "training": {"steps": 4, "learning_rate": 1e-3},
+        "output": {"folder": str(run), "stored_as": "float32", "log_every": 1, "checkpoint_every": 0},
+    }
+    for name, table in sections.items():
+        tables[name] |= table
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    path = run.with_suffix(".toml")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def ran(*arguments) -> str:
+    """What a Python program says, which has to succeed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def two_processes(data):
+    """The folder of a run by two processes, as `accelerate launch` starts them for several GPUs; it fills the cache."""
+    pytest.importorskip("accelerate")
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", TRAIN]
+    said = ran(*launch, settings(data, data / "two"))
+    assert "filling it first" in said and "on 2 x cpu" in said and said.count("Done:") == 1
+    return data / "two"
+
+
+@pytest.fixture(scope="module")
+def one_process(data, two_processes, pack):
+    """The folder of a run by one process, with two micro-batches in place of two processes, cut in two."""
+    files = {name: str(data / "models" / name / "wan.safetensors") for name in ("diffusion_models", "vae")}
+    encoders = [str(data / "models" / "text_encoders" / "wan.safetensors")]
+    model = {"diffusion_model": files["diffusion_models"], "vae": files["vae"], "text_encoders": encoders}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comfy.sd, "load_clip", partial(comfy.sd.load_clip, model_options=TINY_TEXT))
+        for steps in (2, 4):
+            training = {"steps": steps, "accumulation": 2}
+            assert train_here(settings(data, data / "one", model=model, training=training)) == 0
+    return data / "one"
+
+
+def train_here(config: Path) -> int:
+    """Trains in this process, which has a ComfyUI already."""
+    from echoreel_pack.echoreel_core.training.command import command_line
+    from echoreel_pack.nodes.training.headless import HeadlessModel
+
+    return command_line("train.py", lambda config, _: HeadlessModel(config), [str(config)])
+
+
+def test_two_processes_give_the_weights_of_one(two_processes, one_process):
+    for name in ("adapter", "state"):
+        two, one = (
+            load_file(run / "checkpoints" / "step-0000004" / f"{name}.safetensors")
+            for run in (two_processes, one_process)
+        )
+        assert two.keys() == one.keys()
+        for key, value in two.items():
+            torch.testing.assert_close(
+                value, one[key], rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
+            )
+
+
+def test_the_adapter_does_in_a_graph_what_it_did_in_training(data, one_process, pack):
+    from echoreel_pack.echoreel_core.training.data.cached_pairs import CachedPairs
+    from echoreel_pack.nodes.models.adapter import load_adapter
+
+    batch = CachedPairs(data / "cache").batch([0], [0])
+    loaded = load_adapter(str(one_process / "echoreel-adapter.safetensors"))
+    assert loaded.config.training["base_model"] == "wan.safetensors"
+    assert_applied_as_trained(tiny_models.wan(), loaded, batch.target, batch.conditioning_of(0))
+
+
+FEW = ("svd", "ltxv", "hunyuan", "cogvideox")
+EVERY = tuple(name for name in (*CASES, *IMAGE_CASES) if name not in NOT_TRAINED)
+
+
+@pytest.mark.parametrize("name", EVERY if os.environ.get("ECHOREEL_EVERY_FAMILY") else FEW)
+def test_every_family_trains(name, data, tmp_path, monkeypatch, capsys, pack):
+    """With models and encoders in place of files: no files are so small. ECHOREEL_EVERY_FAMILY=1 tries them all."""
+    from echoreel_pack.echoreel_core.training.data.cached_pairs import CachedPairs
+    from echoreel_pack.echoreel_core.training.data.conditioning import map_tensors
+    from echoreel_pack.nodes.models.adapter import load_adapter
+    from echoreel_pack.nodes.training import headless
+
+    tiny = build(name)
+    if tiny is None:
+        pytest.skip(f"this ComfyUI has no {name}")
+    vae, clip, sight = encoders_for(tiny)
+    monkeypatch.setattr(headless, "load_model", lambda _: tiny.model)
+    monkeypatch.setattr(headless, "load_encoders", lambda _: (vae, clip, sight))
+    config = settings(data, tmp_path / "run", data={"cache": str(tmp_path / "cache")}, training={"steps": 2})
+    assert train_here(config) == 0, capsys.readouterr()
+    batch = CachedPairs(tmp_path / "cache").batch([0], [0])
+    loaded = load_adapter(str(tmp_path / "run" / "echoreel-adapter.safetensors"))
+    assert_applied_as_trained(tiny.model, loaded, batch.target, map_tensors(batch.conditioning_of(0), torch.clone))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"diffusion_model": "gone.safetensors"}, "names gone.safetensors, which is neither in ComfyUI's models/diff"),
+        ({"diffusion_model": "torn.safetensors"}, "ComfyUI cannot load torn.safetensors"),
+        ({"text_encoder_type": "wam"}, "text_encoder_type is 'wam': this ComfyUI knows stable_diffusion"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named_in_a_sentence(model, says, data, tmp_path, capsys, pack):
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    files = {"diffusion_model": str(data / "models" / "diffusion_models" / "wan.safetensors")}
+    files |= {"vae": str(data / "models" / "vae" / "wan.safetensors"), **model}
+    assert train_here(settings(data, tmp_path / "run", model=files)) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Error: ") and says in told and told.count("\n") == 1
+
+
+def test_room_for_training_is_left_where_it_is_reserved(monkeypatch, pack):
+    """And offloaded weights do not come in through shared buffers, which the backward pass would find overwritten."""
+    from echoreel_pack.nodes.training.trainable import TrainableHostModel
+
+    management = comfy.model_management
+    host, asked = TrainableHostModel(tiny_models.wan()), []
+    monkeypatch.setattr(management, "load_models_gpu", lambda models, **how: asked.append(how["force_full_load"]))
+    for reserved in (None, 8.0):
+        monkeypatch.setattr(management.args, "reserve_vram", reserved)
+        host.reload()
+    assert asked == [True, False]
+    monkeypatch.setattr(management, "NUM_STREAMS", 2)
+    with host.gradient_context():
+        assert management.NUM_STREAMS == 0
+    assert management.NUM_STREAMS == 2
