@@ -56,9 +56,10 @@ def start_comfyui(folder: Path, options: Sequence[str]) -> None:
         raise error(f"ComfyUI needs {missing.name}: run train.py with the Python that runs ComfyUI.") from None
     finally:
         sys.argv = arguments
+    more = [path for given in args.extra_model_paths_config or () for path in given]
     own = folder / "extra_model_paths.yaml"
-    for paths in [str(own)] * own.is_file() + [name for given in args.extra_model_paths_config or () for name in given]:
-        load_extra_path_config(paths)
+    for path in [str(own), *more] if own.is_file() else more:
+        load_extra_path_config(path)
 
 
 def open_model(config: Any, processes: Any) -> Any:
@@ -70,11 +71,8 @@ def open_model(config: Any, processes: Any) -> Any:
         import torch
 
         torch.cuda.set_device(processes.device)  # ComfyUI takes the current one
-    options = [
-        *model.comfyui_options,
-        *["--cpu"] * (processes.device.type == "cpu" and "--cpu" not in model.comfyui_options),
-    ]
-    start_comfyui(model.comfyui, options)
+    on_cpu = ["--cpu"] if processes.device.type == "cpu" else []
+    start_comfyui(model.comfyui, [*model.comfyui_options, *on_cpu])
     return part("nodes.training.headless").HeadlessModel(config)
 
 

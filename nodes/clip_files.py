@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import folder_paths
 from ..echoreel_core.errors import EchoReelError
 from ..echoreel_core.pixel_actions.model.files import example_clips
 from ..echoreel_core.video.image_sequence import sequence_files
-from ..echoreel_core.video.kinds import PICTURE_SUFFIXES, is_clip
+from ..echoreel_core.video.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_clip
 
 EXAMPLE = " [echoreel]"
 """As the host's " [output]": the clip is one that comes with the pack."""
@@ -34,7 +35,23 @@ def _clips_in(folder: str, prefix: str) -> Iterator[str]:
     files = [entry for entry in _entries(folder) if entry.is_file()]
     # The host goes by MIME types, of which some systems lack a few.
     videos = set(folder_paths.filter_files_content_types([entry.name for entry in files], ["video"]))
-    yield from (prefix + entry.name for entry in files if entry.name in videos or is_clip(entry.path))
+    yield from (prefix + entry.name for entry in files if entry.name in videos or _is_clip(entry))
+
+
+def _is_clip(entry: os.DirEntry) -> bool:
+    if not entry.name.lower().endswith(VIDEO_SUFFIXES):
+        return False
+    try:
+        stat = entry.stat()
+    except OSError:  # gone by now
+        return False
+    return _looked_into(entry.path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(2**16)
+def _looked_into(path: str, _changed: int, _size: int) -> bool:
+    """`is_clip`, once for each file: the list is made for every prompt, of folders that hold thousands of pictures."""
+    return is_clip(path)
 
 
 def _entries(folder: str) -> list[os.DirEntry]:

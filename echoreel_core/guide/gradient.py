@@ -48,13 +48,12 @@ class MotionLoss:
     def _of_changes(self, clean: Tensor, reference: Tensor) -> Tensor:
         """Frame by frame distance in time: no more than a few copies of the latents, however many pairs there are."""
         frames = clean.shape[2]
-        total = torch.zeros_like(clean)
+        total = frames * clean - clean.sum(2, keepdim=True)  # the changes from all other frames
         for lag in range(1, frames):
             change = clean[:, :, lag:] - clean[:, :, :-lag]
-            wanted = (reference[:, :, lag:] - reference[:, :, :-lag]).abs()
-            excess = change - wanted * change.sign()  # (|change| − wanted) · its sign
-            if lag == 1 and self.neighbours:
-                excess = 1.5 * excess  # all pairs hold each pair of neighbours twice, so they are there once more
+            excess = -torch.copysign(reference[:, :, lag:] - reference[:, :, :-lag], change)
+            if lag == 1 and self.neighbours:  # all pairs hold each pair of neighbours twice, so they count once more
+                excess = 1.5 * excess + 0.5 * change
             total[:, :, lag:] += excess
             total[:, :, :-lag] -= excess
         entries = frames**2 + (frames - 1 if self.neighbours else 0)

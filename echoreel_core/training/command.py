@@ -113,9 +113,11 @@ def train(config: Config, config_file: Path, open_model: Open) -> int:
     """Trains, continuing from the latest checkpoint in the output folder."""
     processes = start_processes(config.model.device)
     model = open_model(config, processes)
-    if processes.rank == 0 and not cache_is_current(config, model):
-        print("The cache is not complete: filling it first.", flush=True)
-        cache(config, model)
+    if processes.rank == 0:
+        model.check()
+        if not cache_is_current(config, model):
+            print("The cache is not complete: filling it first.", flush=True)
+            cache(config, model)
     processes.barrier()
     pairs = CachedPairs(config.data.cache)
     return model.run(pairs, lambda: _train(config, config_file, model, pairs, processes))

@@ -244,7 +244,7 @@ class OutputSettings:
     checkpoint_every: int = 500
     keep: int = 3
     held_out_every: int = 500
-    held_out_pairs: int = 64
+    held_out_pairs: int = 54
     sample_every: int = 0
     samples: int = 2
     sample_steps: int = 25

@@ -16,7 +16,7 @@ LEVELS = tuple(level / 10 for level in range(1, 10))
 """The noise levels u at which the held-out loss is measured."""
 
 PASSES = 54
-"""Passes of the model for one measurement, about: of 64 pairs each is measured at one level, of 6 each at all nine."""
+"""Passes of the model for one measurement, about: of 54 pairs each is measured at one level, of 6 each at all nine."""
 
 
 @torch.no_grad()

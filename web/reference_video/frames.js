@@ -4,7 +4,7 @@ import { showFrame } from './sprite.js';
 
 const LABEL = 13; // pixels below a frame
 const GAP = 3;
-const LEAST = 34; // narrower, its time does not fit: then the rows scroll
+const LEAST = 28; // narrower, its time does not fit: then the rows scroll
 
 /** Columns and width of `count` frames of an aspect (width over height) that fill a box best. */
 export function fit(count, aspect, width, height) {

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...files import whole_file
 from .model import WanConfig, WanModel
 from .vae import WanVAE, load_vae
 
@@ -30,7 +31,9 @@ def write_vae(path: Path, vae: WanVAE) -> None:
 
 
 def _write(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    save_file({key: value.detach().half().cpu().contiguous() for key, value in weights.items()}, path, metadata)
+    half = {key: value.detach().half().cpu().contiguous() for key, value in weights.items()}
+    with whole_file(path) as temporary:
+        save_file(half, temporary, metadata)
 
 
 def read_model(path: Path, device: torch.device | str = "cpu") -> WanModel:

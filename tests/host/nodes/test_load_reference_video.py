@@ -106,6 +106,19 @@ def test_the_list_shows_videos_animated_pictures_and_sequences(node, folder):
     assert options[len(own) :] and all(name.endswith(" [echoreel]") for name in options[len(own) :])
 
 
+def test_a_full_input_folder_is_looked_into_once(node, folder, monkeypatch):
+    import importlib
+
+    files = importlib.import_module(f"{node.__module__.rpartition('.')[0]}.clip_files")
+    Image.fromarray(bars(1)).save(folder / "still.png")
+    node.define_schema()
+    monkeypatch.setattr(files, "is_clip", lambda path: pytest.fail(f"{path} is read again"))
+    assert "still.png" not in node.define_schema().inputs[0].options
+    os.utime(folder / "still.png", ns=(1, 1))
+    with pytest.raises(pytest.fail.Exception, match=r"still\.png"):
+        node.define_schema()
+
+
 def test_an_image_sequence(node, folder):
     (folder / "walk").mkdir()
     for index in range(20):

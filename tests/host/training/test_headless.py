@@ -167,7 +167,8 @@ def test_every_family_trains(name, data, tmp_path, monkeypatch, capsys, pack):
 def test_what_cannot_be_loaded_is_named_in_a_sentence(model, says, data, tmp_path, capsys, pack):
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     files = {"diffusion_model": str(data / "models" / "diffusion_models" / "wan.safetensors")}
-    files |= {"vae": str(data / "models" / "vae" / "wan.safetensors"), **model}
+    files |= {"vae": str(data / "models" / "vae" / "wan.safetensors")}
+    files |= {"text_encoders": [str(data / "models" / "text_encoders" / "wan.safetensors")], **model}
     assert train_here(settings(data, tmp_path / "run", model=files)) == 1
     told = capsys.readouterr().err
     assert told.startswith("Error: ") and says in told and told.count("\n") == 1
