@@ -67,9 +67,9 @@ export class Page {
     .filter((box) => box.getBoundingClientRect().width > 0)
     .map((box) => box.innerText.replace(/\s+/g, ' ').slice(0, 300)), ERROR_BOXES);
 
-  /** Drags a file from outside the browser onto a place of the page. */
-  async drag(file, x, y) {
-    const data = { items: [], files: [file], dragOperationsMask: 1 };
+  /** Drags a file, or several, from outside the browser onto a place of the page. */
+  async drag(files, x, y) {
+    const data = { items: [], files: [files].flat(), dragOperationsMask: 1 };
     for (const type of ['dragEnter', 'dragOver', 'drop']) {
       await this.devtools.send('Input.dispatchDragEvent', { type, x, y, data });
     }

@@ -10,7 +10,6 @@ const task = read(process.argv[2]); // url, renderer, chromium, clip, other, sho
 const page = await Page.open(task);
 const { page: tab } = page;
 const report = { problems: page.problems, states: {} };
-const devtools = await tab.context().newCDPSession(tab);
 
 const empty = { version: 0.4, last_node_id: 1, last_link_id: 0, links: [], groups: [], config: {}, extra: {}, nodes: [{
   id: 1, type: TYPE, pos: [100, 100], size: [420, 640], flags: {}, order: 0, mode: 0, inputs: [], outputs: [],
@@ -100,9 +99,7 @@ async function dropOn(selector, ...files) {
     const box = element.getBoundingClientRect();
     return [box.x + box.width / 2, box.y + box.height / 2];
   }, { type: TYPE, selector });
-  for (const type of ['dragEnter', 'dragOver', 'dragOver', 'drop']) {
-    await devtools.send('Input.dispatchDragEvent', { type, x, y, data: { items: [], files, dragOperationsMask: 1 } });
-  }
+  await page.drag(files, x, y);
 }
 
 /** Presses play; returns the numbers of the frames that the player then shows, and of the one marked in the rows. */
