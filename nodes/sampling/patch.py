@@ -1,8 +1,9 @@
-"""How an action gets into a model while it samples: two wrappers around the host's own calls, nothing else.
+"""How an action gets into a model while it samples: three wrappers around the host's own calls.
 
-`ActionPatch.sampling` runs once per sampling run and sets up the run's state; `ActionPatch.model_call` runs for every
-call of the model and hooks the added layers in for its duration. A patch never changes after it is made; what belongs
-to a run lives in the run, what belongs to a call in the call.
+`ActionPatch.sampling` runs once per sampling run and sets up the run's state. `ActionPatch.batch` runs for every batch
+of conditionings and notes them. `ActionPatch.model_call` runs for every call of the model and hooks the added layers in
+for its duration. A patch never changes after it is made: the state of a run lives in the run, that of a call in the
+call.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RunState:
     """What one sampling run keeps from step to step.
 
     Attributes:
-        conditionings: that are being worked off.
+        conditionings: those of the batch that is being computed.
         layers: the layers made ready for this run's action, the last ones for each way the model is called.
         masks: the mask at the tokens, by all that it depends on.
         range: the sigmas between which the action applies.

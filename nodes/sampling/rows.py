@@ -57,12 +57,12 @@ def note_lists(conds: Mapping[str, Sequence[dict]]) -> None:
 
 @dataclass
 class Conditionings:
-    """The conditionings of a sampling run that are being worked off right now.
+    """The conditionings that a sampling run is computing right now.
 
     Attributes:
         roles: of their lists, in the order `cond_or_uncond` counts them.
         places: by (number of the list, uuid).
-        latents: that they are worked off on. texts: (text tokens, chunk) of each conditioning.
+        latents: that they are computed for. texts: (text tokens, chunk) of each conditioning.
     """
 
     roles: tuple[Role, ...] = ()
@@ -72,7 +72,7 @@ class Conditionings:
 
     @classmethod
     def of(cls, conds: Sequence[Sequence[Mapping] | None], latents: Tensor) -> Conditionings:
-        """Those in these lists, which are worked off on `latents` [B, C, T, H, W] or [B, C, H, W]."""
+        """Those in these lists, computed for `latents` [B, C, T, H, W] or [B, C, H, W]."""
         now = cls(tuple(_role(index, entries) for index, entries in enumerate(conds)), latents=latents)
         for index, entries in enumerate(conds):
             for entry in entries or ():
@@ -88,7 +88,7 @@ class Conditionings:
 
         Other packs cut the batch that the host hands them. Of a part with fewer rows than its `cond_or_uncond` stands
         for, the text tells which one it is. More rows are several tiles, one after the other. Where a tile lies, or
-        which area of several it is, its latents tell: they are a part of those that are being worked off.
+        which area of several it is, its latents tell: they are a part of the whole latents.
 
         Args:
             options: transformer_options of the call.
