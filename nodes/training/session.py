@@ -81,7 +81,8 @@ class TrainingSession:
 
         def progress(done: int, total: int, line: str) -> None:
             pace.tick()
-            self._progress.update(done, total, f"{done} of {total}: {line}, {pace.words(total - done, 'clip')}")
+            shown = " ".join(line.split())  # without the columns of a console
+            self._progress.update(done, total, f"{done} of {total}: {shown}, {pace.words(total - done, 'clip')}")
 
         pairs = read_pairs(data, Path(folder_paths.get_input_directory()))
         build_cache(data.cache, pairs, self._encoders, self.video, self._reference, progress)

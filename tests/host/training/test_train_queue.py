@@ -69,10 +69,10 @@ def test_it_says_how_far_it_is_and_cancel_saves_what_was_learned(server, moves):
             server.interrupt()
         run = server.wait(id_)
     assert told[0] == "Checking the clips"
-    clips = [line for line in told if "encoded" in line]
-    assert clips and all(
-        re.fullmatch(r"\d of 7: encoded v_\w+\.mp4, [\d.]+ s a clip, \d+ seconds? left", line) for line in clips
-    )
+    *caching, last = [line for line in told if " of 7: " in line]
+    left = r"\d of 7: (encoded|text) .+, [\d.e-]+ s a clip, \d+ seconds? left"
+    assert [line for line in caching if not re.fullmatch(left, line)] == []
+    assert re.fullmatch(r"7 of 7: text '.+', [\d.e-]+ s a clip", last)
     assert re.fullmatch(r"step \d+ of 10000, loss [\d.]+, [\d.]+ s a step, \d+ (minute|hour)s? left", told[-1])
     assert run.interrupted
     assert server.probe()[UNET] - passes <= 2  # of two passes a step
