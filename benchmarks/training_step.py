@@ -183,13 +183,7 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
     trainer = make_trainer(options.size, folder, settings, options.device)
     device = trainer.process_group.device
     sparing_settings = replace(settings, gradient_checkpointing=True)
-    sparing = Trainer(
-        trainer.trainable,
-        trainer.adapter,
-        trainer.pairs,
-        sparing_settings,
-        trainer.process_group,
-    )
+    sparing = Trainer(trainer.trainable, trainer.adapter, trainer.pairs, sparing_settings, trainer.process_group)
     (batch,) = trainer._micro_batches(range(options.batch))
     timesteps = trainer.trainable.noise_level(batch.draws.u).time.to(device)
 
@@ -228,22 +222,34 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
         "… and backward": both_ways,
         "training step, optimizer and all": trainer.train_step,
         "… with gradient checkpointing": sparing.train_step,
+        f"measuring on {len(measured)} held-out pairs": measure,
     }
-    works[f"measuring on {len(measured)} held-out pairs"] = measure
     reading = {"reading the batch from the cache": cached, "making it from the videos": uncached}
     seconds = medians({**works, **reading}, options)
+    print_medians(options, folder, trainer, list(works), list(reading), seconds)
+
+
+def print_medians(
+    options: argparse.Namespace,
+    folder: Path,
+    trainer: Trainer,
+    works: Sequence[str],
+    reading: Sequence[str],
+    seconds: Mapping[str, float],
+) -> None:
+    """The lines of `compare_work`, whose last work is measuring held-out pairs."""
     trained = parameter_count(trainer.adapter.config) / 1e6
     frozen = sum(p.numel() for p in trainer.trainable.model.parameters()) / 1e6
-    threads = f", {options.threads} threads" if device.type == "cpu" else ""
+    threads = f", {options.threads} threads" if options.device == "cpu" else ""
     threads += ", CPU time" if options.cpu_time else ""
-    print(f"{options.size} size, batch {options.batch}, {device}{threads}, medians of {options.repeats}")
+    print(f"{options.size} size, batch {options.batch}, {options.device}{threads}, medians of {options.repeats}")
     print(f"frozen {frozen:.1f} M parameters, trained {trained:.1f} M\n")
     unit, step = seconds["forward pass of the frozen model"], seconds["training step, optimizer and all"]
     for name in works:
         print(f"{name:38} {seconds[name]:8.3f} s  {seconds[name] / unit:6.2f} x the forward pass")
     for name in reading:
         print(f"{name:38} {seconds[name]:8.3f} s  {seconds[name] / step:6.3f} x the step")
-    every, between = OutputSettings(folder).held_out_every, seconds[f"measuring on {len(measured)} held-out pairs"]
+    every, between = OutputSettings(folder).held_out_every, seconds[works[-1]]
     print(f"measuring every {every} steps takes {between / (between + every * step):.1%} of the time")
 
 
