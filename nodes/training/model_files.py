@@ -31,7 +31,7 @@ def find(file: ModelFile, setting: str, folder: str) -> str:
 
 
 def load_model(settings: ModelSettings) -> Any:
-    """The MODEL alone. Raises: EchoReelError where the file is missing or is no model that the host knows."""
+    """The MODEL alone. Raises: EchoReelError where the file is missing or is not a model that the host knows."""
     options: dict[str, Any] = {}
     if settings.weight_dtype != "default":
         options["dtype"] = getattr(torch, f"float{settings.weight_dtype.removeprefix('fp')}")

@@ -25,7 +25,7 @@ async function filesOf(entry) {
 export class Upload {
   #node;
 
-  /** choose: takes the name of what was uploaded; say: a sentence about it; done: nothing more is to be said. */
+  /** choose: takes the name of what was uploaded; say: a sentence about it; done: nothing else to say. */
   constructor(node, element, { choose, say: tell, done }) {
     this.#node = node;
     Object.assign(this, { choose, tell, done });

@@ -25,21 +25,6 @@ def apply_action(pack):
     return apply_action
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_models.wan()
-
-
-@pytest.fixture(scope="module")
-def echoreel(adapters, tmp_path_factory):
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors")
-
-
-@pytest.fixture(scope="module")
-def action(adapters, echoreel):
-    return adapters.random_action(echoreel)
-
-
 def run(model, **options):
     return sample(model, LATENTS, prompt(4096), prompt(4096, seed=2), **options)
 

@@ -6,32 +6,12 @@ from dataclasses import replace
 
 import comfy.context_windows
 import pytest
-import tiny_models
 import torch
 from conditioning import noise, prompt, sample
 
 FRAMES, HEIGHT, WIDTH = 6, 8, 12
 LATENTS = torch.zeros(1, 16, FRAMES, HEIGHT, WIDTH)
 LEFT, RIGHT = (8, 6, 0, 0), (8, 6, 0, 6)
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    return tiny_models.wan()
-
-
-@pytest.fixture(scope="module")
-def echoreel(pack, tmp_path_factory):
-    import adapters
-
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors")
-
-
-@pytest.fixture(scope="module")
-def action(echoreel):
-    import adapters
-
-    return adapters.random_action(echoreel)
 
 
 def apply(model, echoreel, action, **control):

@@ -7,7 +7,6 @@ import copy
 import comfy.hooks
 import comfy.samplers
 import pytest
-import tiny_models
 import torch
 from conditioning import noise, prompt, sample
 
@@ -17,24 +16,9 @@ QUERY = "diffusion_model.blocks.0.self_attn.q.weight"
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    return tiny_models.wan()
-
-
-@pytest.fixture(scope="module")
-def echoreel(pack, tmp_path_factory):
-    import adapters
-
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors")
-
-
-@pytest.fixture(scope="module")
-def apply(pack, echoreel):
-    import adapters
+def apply(pack, echoreel, action):
     from echoreel_pack.nodes.apply_echoreel import apply_action
     from echoreel_pack.nodes.sampling.control import Control
-
-    action = adapters.random_action(echoreel)
 
     def apply(model, **control):
         return apply_action(model, echoreel, action, 1.0, control=Control(**control))

@@ -24,13 +24,6 @@ def model(pack):
 
 
 @pytest.fixture(scope="module")
-def echoreel(pack, tmp_path_factory):
-    import adapters
-
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors")
-
-
-@pytest.fixture(scope="module")
 def apply(pack, echoreel):
     import adapters
     from echoreel_pack.nodes.apply_echoreel import apply_action

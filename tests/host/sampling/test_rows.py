@@ -33,25 +33,6 @@ UNET = {
 """Stable Diffusion 1.5, which AnimateDiff animates."""
 
 
-@pytest.fixture(scope="module")
-def model(pack):
-    return tiny_models.wan()
-
-
-@pytest.fixture(scope="module")
-def echoreel(pack, tmp_path_factory):
-    import adapters
-
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors")
-
-
-@pytest.fixture(scope="module")
-def action(echoreel):
-    import adapters
-
-    return adapters.random_action(echoreel)
-
-
 @pytest.fixture(scope="module", params=["svd", "animatediff", "lvdm"])
 def frames_in_batch(pack, folders, tmp_path_factory, request):
     """How a family whose frames lie in the batch is sampled: MODEL → latents; the MODEL with an action, and without."""

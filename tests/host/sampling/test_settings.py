@@ -5,7 +5,6 @@ import comfy.lora
 import comfy.sample
 import comfy.samplers
 import pytest
-import tiny_models
 import torch
 from calling import call
 from conditioning import hooks_in, noise, prompt, sample, untouched
@@ -14,25 +13,6 @@ from tiny_families.wan import wan
 
 FRAMES = 7
 LATENTS = torch.zeros(1, 16, FRAMES, 8, 6)
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    return tiny_models.wan()
-
-
-@pytest.fixture(scope="module")
-def echoreel(pack, tmp_path_factory):
-    import adapters
-
-    return adapters.wan_adapter(tmp_path_factory.mktemp("adapter") / "wan.safetensors")
-
-
-@pytest.fixture(scope="module")
-def action(echoreel):
-    import adapters
-
-    return adapters.random_action(echoreel)
 
 
 @pytest.fixture(scope="module")
