@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI"))
+from places import COMFYUI, ROOT
 
 if not (COMFYUI / "comfy").is_dir():
     pytest.exit(f"host tests need a ComfyUI: none at {COMFYUI}, set COMFYUI_PATH", returncode=4)

@@ -4,8 +4,8 @@ import ast
 
 import comfy.model_base
 import pytest
-from conftest import ROOT
 from families_page import PAGE, frame_rates, problems
+from places import ROOT
 from tiny_families import CASES, build
 
 

@@ -14,8 +14,8 @@ import comfy.sd
 import pytest
 import tiny_models
 import torch
-from conftest import COMFYUI
 from encoders import encoders_for
+from places import COMFYUI
 from safetensors.torch import load_file
 from test_train_families import NOT_TRAINED
 from tiny_families import CASES, IMAGE_CASES, build
