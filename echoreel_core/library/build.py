@@ -181,10 +181,11 @@ class _Build:
     def __init__(self, db: sqlite3.Connection, name: str, source: Path, root: Path, progress: Progress) -> None:
         self.db, self.source, self.root, self.progress = db, source, root.absolute(), progress
         self.added = self.changed = self.removed = 0
-        # Held until the end: a second build of the same library is told that this one is at work.
-        db.execute("PRAGMA locking_mode = EXCLUSIVE")
         with db:
-            db.execute("BEGIN IMMEDIATE")
+            db.execute("BEGIN EXCLUSIVE")
+            # Kept until the end: a second build of the same library is told that this one is at work. Not asked for
+            # before the lock is held: of builds that start together, each would then keep the others from writing.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
             version = pragma(db, "user_version")
             before = read_facts(db) if version else {}
             if before and before.get("source") != source.name:

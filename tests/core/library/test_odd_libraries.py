@@ -142,6 +142,20 @@ def test_two_builds_of_a_new_library_at_once(tmp_path):
     assert build_library(tmp_path / "l.sqlite", clips).captions == 300
 
 
+def test_a_build_that_waits_does_not_keep_the_other_from_finishing(tmp_path):
+    library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
+    build_library(library, clips)
+    with closing(sqlite3.connect(library, timeout=1, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE facts SET value = value")
+        waiting = threading.Thread(target=build_library, args=(library, clips))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        other.execute("COMMIT")  # refused while anybody so much as reads
+    waiting.join()
+
+
 ENDLESS = [
     "DROP TABLE facts",
     "CREATE VIEW facts AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
