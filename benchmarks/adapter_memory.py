@@ -28,7 +28,7 @@ from echoreel_core.training.trainer import Trainer
 
 GB = 1e9
 CARDS = (8, 12, 16, 24)
-SHOWN = ("Wan 2.1 1.3B", "Wan 2.2 5B", "Wan 2.1 / 2.2 14B", "LTX-Video 2B")
+SHOWN = ("Wan 2.1 1.3B", "Wan 2.2 5B", "Wan 2.1 / 2.2 14B", "LTX-Video 2B", "LTX-2 19B", "HunyuanVideo")
 CLIPS = (("832 x 480", 1.0), ("640 x 352", 0.564), ("512 x 288", 0.369), ("384 x 224", 0.215))
 """Sizes in pixels, and their share of the tokens."""
 LENGTHS = (81, 49, 33, 17)
@@ -61,7 +61,7 @@ def fitting(model: Model, card: int) -> tuple[str, Way] | None:
                     return f"{frames} x {pixels}", way
             way = replace(THRIFT[-1], offloaded=1.0)
             rest = sum(account(clip, way).values())
-            if rest <= room and model.runs_again:
+            if rest <= room:
                 return f"{frames} x {pixels}", replace(way, offloaded=1 - (room - rest) / model.parameters)
     return None
 
@@ -70,7 +70,7 @@ def in_words(model: Model, way: Way) -> Iterator[str]:
     """The settings of a way."""
     if way.checkpointing:
         yield "checkpointing"
-    if way.offload_activations and model.runs_again:
+    if way.offload_activations:
         yield "activations offloaded"
     if way.eight_bit:
         yield "8-bit AdamW"

@@ -20,6 +20,13 @@ KEPT_IN_A_LAYER = 3
 PASSING_IN_A_BLOCK = 4
 """Likewise, gradients on their way, beside the feed-forward's."""
 
+KEPT_AS_COPIES = 7
+"""Likewise, more of a block that writes into its own states: what gradients need twice is copied twice. Measured on
+LTX-Video's block; HunyuanVideo's keeps no more than others."""
+
+BESIDE_COPIES = 12
+"""Likewise, once, where such a block runs again: what is copied, as long as the run lasts, and a copy of its inputs."""
+
 KEPT_IN_THE_PRISM = 50
 """Of one of the prism's layers, in sizes of its hidden state in float32: four times two norms, an attention, and a
 feed-forward of twice 4 before its gate and 4 after it, some in two bytes and some in four. Measured, not counted."""
@@ -37,7 +44,7 @@ class Model:
         parameters: of the frozen model. channels, factor: of the VAE's latents. text: width of the text's tokens.
         frames: of the latents. tokens: per frame, at the width they have most of.
         feed_forward: its width, in widths of the block.
-        runs_again: whether gradient checkpointing works on its blocks.
+        changes_in_place: whether blocks write into their own states, and so keep copies.
     """
 
     family: str
@@ -49,7 +56,7 @@ class Model:
     frames: int
     tokens: int
     feed_forward: float = 4.0
-    runs_again: bool = True
+    changes_in_place: bool = False
 
 
 UNET_SITES = ((5, 320), (5, 640), (6, 1280))
@@ -59,16 +66,16 @@ MODELS = {
     "Wan 2.1 1.3B": Model("wan", ((30, 1536),), 1.42e9, 16, 8, 4096, 21, 1560, 8960 / 1536),
     "Wan 2.2 5B": Model("wan", ((30, 3072),), 5.0e9, 48, 16, 4096, 21, 390, 14336 / 3072),
     "Wan 2.1 / 2.2 14B": Model("wan", ((40, 5120),), 14.3e9, 16, 8, 4096, 21, 1560, 13824 / 5120),
-    "LTX-Video 2B": Model("ltxv", ((28, 2048),), 1.92e9, 128, 32, 4096, 11, 390, runs_again=False),
-    "LTX-Video 13B": Model("ltxv", ((48, 4096),), 13.0e9, 128, 32, 4096, 11, 390, runs_again=False),
-    "LTX-2 19B": Model("ltxav", ((48, 4096),), 19.0e9, 128, 32, 3840, 11, 390, runs_again=False),
-    "HunyuanVideo": Model("hunyuan_video", ((60, 3072),), 12.8e9, 16, 8, 4096, 21, 1560, runs_again=False),
-    "HunyuanVideo 1.5": Model("hunyuan_video", ((54, 2048),), 8.3e9, 32, 16, 3584, 21, 1560, runs_again=False),
+    "LTX-Video 2B": Model("ltxv", ((28, 2048),), 1.92e9, 128, 32, 4096, 11, 390, changes_in_place=True),
+    "LTX-Video 13B": Model("ltxv", ((48, 4096),), 13.0e9, 128, 32, 4096, 11, 390, changes_in_place=True),
+    "LTX-2 19B": Model("ltxav", ((48, 4096),), 19.0e9, 128, 32, 3840, 11, 390, changes_in_place=True),
+    "HunyuanVideo": Model("hunyuan_video", ((60, 3072),), 12.8e9, 16, 8, 4096, 21, 1560, changes_in_place=True),
+    "HunyuanVideo 1.5": Model("hunyuan_video", ((54, 2048),), 8.3e9, 32, 16, 3584, 21, 1560, changes_in_place=True),
     "Mochi": Model("mochi", ((48, 3072),), 10.0e9, 12, 8, 4096, 14, 1560),
     "Cosmos 1 7B": Model("cosmos", ((28, 4096),), 7.0e9, 16, 8, 1024, 11, 1560),
     "Cosmos Predict 2 2B": Model("cosmos_predict2", ((28, 2048),), 2.0e9, 16, 8, 1024, 21, 1560),
     "CogVideoX 5B": Model("cogvideox", ((42, 3072),), 5.6e9, 16, 8, 4096, 21, 1560),
-    "MiniMax H3": Model("minimax_h3", ((50, 5376),), 25.0e9, 24, 16, 5376, 24, 390),
+    "MiniMax H3": Model("minimax_h3", ((50, 5376),), 25.0e9, 24, 16, 5376, 24, 390, changes_in_place=True),
     "Kandinsky 5 lite": Model("kandinsky5", ((32, 1792),), 2.0e9, 16, 8, 3584, 21, 1560),
 }
 
@@ -104,19 +111,19 @@ def account(model: Model, way: Way, config: AdapterConfig | None = None) -> dict
         adapter = EchoReelAdapter(config)
     of_prism = sum(p.numel() for p in adapter.prism.parameters())
     parameters = of_prism + sum(p.numel() for p in adapter.attentions.parameters())
-    again = way.checkpointing and model.runs_again
     depth, tokens = sum(count for count, _ in model.sites), model.frames * model.tokens
     hidden = 2 * tokens * model.sites[0][1]
     # a UNet has fewer positions where it is wider, so its widest level has its tokens at the first width
     inner = 2 * tokens * (2 * 512 + 4 * 8 * model.frames)
-    block = hidden * (KEPT_IN_A_BLOCK + model.feed_forward + KEPT_IN_A_LAYER) + inner
-    passing = hidden * (PASSING_IN_A_BLOCK + 2 * model.feed_forward)
+    kept, beside = (KEPT_AS_COPIES, BESIDE_COPIES) if model.changes_in_place else (0, 0)
+    block = hidden * (KEPT_IN_A_BLOCK + model.feed_forward + KEPT_IN_A_LAYER + kept) + inner
+    passing = hidden * (PASSING_IN_A_BLOCK + 2 * model.feed_forward + (beside if way.checkpointing else 0))
     prism = config.prism
     thought = 4 * model.frames * prism.grid[0] * prism.grid[1] * prism.width
     thinking = thought * KEPT_IN_THE_PRISM
     frozen = model.parameters * way.weight * (1 - way.offloaded)
     one_block = model.parameters / depth * 2  # widened, or copied in, to be used; without running again all are kept
-    widened = one_block * (1 if again else depth) if way.weight < 2 or way.offloaded else 0
+    widened = one_block * (1 if way.checkpointing else depth) if way.weight < 2 or way.offloaded else 0
     return {
         "frozen weights": frozen,
         "… in use": widened,
@@ -124,8 +131,8 @@ def account(model: Model, way: Way, config: AdapterConfig | None = None) -> dict
         "gradients": 4 * parameters,
         "moments": (2 if way.eight_bit else 8) * parameters,
         "average": 4 * parameters if way.average else 0,
-        "kept inputs": 0 if way.offload_activations and again else (hidden * depth if again else 0),
-        "blocks": block * (1 if again else depth) + passing,
+        "kept inputs": hidden * depth if way.checkpointing and not way.offload_activations else 0,
+        "blocks": block * (1 if way.checkpointing else depth) + passing,
         "prism": thought * prism.depth + max(2 * of_prism, thinking + 2 * of_prism / prism.depth)
         if way.checkpointing
         else thinking * prism.depth + 2 * parameters,  # weights are narrowed to be used

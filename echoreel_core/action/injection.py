@@ -41,15 +41,12 @@ class _Place:
         layers: each gets the hidden state with what the ones before it added.
         key: names this place to a compiled graph.
         item: which of the block's outputs is the residual stream, or None where it has only one.
-        held: a tensor on its way through the block. Gradient checkpointing runs the inside of a block again without
-            its beginning and its end; what is put in then has nowhere to go, and to hold it would keep what
-            checkpointing is there to free. So only the block's beginning opens the place.
+        held: a tensor on its way through the block.
     """
 
     item: int | None
     key: Tensor | None = None
     layers: list[AddedLayer] = field(default_factory=list)
-    is_open: bool = False
     held: Tensor | None = None
 
     def delta(self, hidden: Tensor) -> Tensor | None:
@@ -79,8 +76,7 @@ def _add(output: Tensor | tuple, delta: Tensor | None, item: int | None) -> Tens
 
 
 def _open(module: nn.Module, _args: tuple) -> None:
-    place = getattr(module, _PLACE)
-    place.is_open, place.held = True, None
+    getattr(module, _PLACE).held = None
 
 
 def _hold_first_input(module: nn.Module, args: tuple) -> None:
@@ -89,16 +85,13 @@ def _hold_first_input(module: nn.Module, args: tuple) -> None:
 
 def _add_to_first_input(module: nn.Module, args: tuple) -> tuple:
     place = getattr(module, _PLACE)
-    delta = _delta(place, args[0])
-    if place.is_open:
-        place.held = delta
+    place.held = delta = _delta(place, args[0])
     return args if delta is None else (args[0] + delta, *args[1:])
 
 
 def _add_held(module: nn.Module, _args: tuple, output: Tensor | tuple) -> Tensor | tuple:
     place = getattr(module, _PLACE)
-    held = place.held
-    place.is_open, place.held = False, None
+    held, place.held = place.held, None
     return _add(output, held, place.item)
 
 
@@ -209,6 +202,14 @@ def added_layers(sites: Sequence[AnySite], layers: Sequence[AddedLayer]) -> Iter
         for site, layer in zip(sites, layers, strict=True):
             stack.enter_context(_attached(site, layer))
         yield
+
+
+def let_go(module: nn.Module) -> None:
+    """Forgets what is on its way through a module, or through modules in it, whose run was broken off."""
+    for part in module.modules():
+        place = part.__dict__.get(_PLACE)
+        if place is not None:
+            place.held = None
 
 
 @contextmanager

@@ -60,8 +60,14 @@ class Objective:
         """Gradient checkpointing as the settings say, around a forward pass and the backward pass after it."""
         if not (self.settings.gradient_checkpointing and torch.is_grad_enabled()):
             return nullcontext()
-        modules = [*self.trainable.checkpointed_modules(), *self.adapter.prism.layers]
-        return gradient_checkpointed(modules, self.settings.offload_activations)
+        return self._checkpointed()
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        trainable, offload = self.trainable, self.settings.offload_activations
+        blocks = gradient_checkpointed(trainable.checkpointed_modules(), offload, trainable.changes_in_place)
+        with blocks, gradient_checkpointed(self.adapter.prism.layers, offload):
+            yield
 
     def action(self, batch: MicroBatch) -> Tensor:
         """Action tokens [B, S, action_dim] of the references."""

@@ -44,6 +44,7 @@ class TrainableModel(ABC):
         model: everything that stays frozen.
         sigma_data: the latents' standard deviation, by which they are divided before noise is added (EDM).
         micro_batch_limit: samples that the model takes at once, or None for as many as there are.
+        changes_in_place: whether its blocks write into their own hidden states.
     """
 
     family: str
@@ -51,6 +52,7 @@ class TrainableModel(ABC):
     model: nn.Module
     sigma_data: float = 1.0
     micro_batch_limit: int | None = None
+    changes_in_place: bool = False
 
     @abstractmethod
     def sites(self) -> Sequence[AnySite]:

@@ -64,8 +64,7 @@ class ModelFamily:
         frames_per_latent: video frames per latent frame; the first latent frame always holds one.
         video_channels: channels of the video latents, if the latent format also counts those of sound.
         frames_in_batch: whether a clip is [T, C, H, W] instead of [1, C, T, H, W].
-        changes_in_place: whether blocks write into their own hidden states, so that they cannot run again for their
-            gradients.
+        changes_in_place: whether blocks write into their own hidden states. In training they then run on copies.
         fps_of: diffusion model → its frame rate, for families whose variants differ in it.
         window: (grid, transformer_options of a call) → (indices of the call's latent frames in the clip, latent frames
             of the clip), or None for a call that sees the whole clip. For families that make a clip piece by piece in a

@@ -25,6 +25,7 @@ from ...echoreel_core.action.injection import AnySite
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, map_tensors
 from ...echoreel_core.training.default_sizes import AdapterInputs
+from ...echoreel_core.training.gradient_checkpointing import kept_copies
 from ...echoreel_core.training.loss import prediction_of, seed_of
 from ...echoreel_core.training.trainable import Attach, NoiseLevel, Prediction, TrainableModel
 from ..action_prism_encode import encode_frames
@@ -63,6 +64,7 @@ class TrainableHostModel(TrainableModel):
         self.model = uncompiled(patcher.get_model_object("diffusion_model"))
         self._family = find_family(self.model)
         self.family, self.frames_per_latent = self._family.name, self._family.frames_per_latent
+        self.changes_in_place = self._family.changes_in_place
         self._family.check_trainable(self._base)
         self._sampling = sampling = patcher.get_model_object("model_sampling")
         kind = next(cls.__name__ for cls in type(sampling).__mro__ if "calculate_denoised" in vars(cls))
@@ -282,10 +284,6 @@ class TrainableHostModel(TrainableModel):
         """See `TrainableModel`."""
         return self._family.from_frames(tokens, like, self._grid)
 
-    def checkpointed_modules(self) -> Sequence[torch.nn.Module]:
-        """See `TrainableModel`. What changes its own input cannot be run on it again."""
-        return [] if self._family.changes_in_place else [site.block for site in self.sites()]
-
     @contextmanager
     def gradient_context(self) -> Iterator[None]:
         """The host's models are written for sampling: some change hidden states in place, some kernels know no
@@ -298,10 +296,8 @@ class TrainableHostModel(TrainableModel):
         # offloaded weights that come in by streams share buffers, but the backward pass needs them as they were
         management.in_training, management.NUM_STREAMS = True, 0
         try:
-            # torch's own allow_mutation_on_saved_tensors() mixes tensors up whose memory is reused: wrong gradients
             kernels = kernels_with_gradients(self._family.kernels_without_gradient)
-            copies = torch.autograd.graph.saved_tensors_hooks(_kept, lambda saved: saved)
-            with kernels, copies if self._family.changes_in_place else nullcontext():
+            with kernels, kept_copies() if self.changes_in_place else nullcontext():
                 yield
         except RuntimeError as error:
             if "autograd" not in str(error):
@@ -345,12 +341,6 @@ def own_copy(model: Any) -> Any:
             patcher.model = copy.deepcopy(patcher.model)
             patcher.model.requires_grad_(False)
     return copied
-
-
-def _kept(saved: Tensor) -> Tensor:
-    """What autograd keeps of a tensor: a copy, as it may change in place; of weights, which do not, themselves."""
-    owner = saved if saved._base is None else saved._base
-    return saved if isinstance(owner, torch.nn.Parameter) else saved.clone()
 
 
 class NodeEncoders:

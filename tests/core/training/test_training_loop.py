@@ -117,7 +117,8 @@ def test_offloaded_activations_change_nothing_and_are_what_is_left_of_them(make_
     assert equal(plain.adapter.state_dict(), waiting.adapter.state_dict())
     modules = [*host.checkpointed_modules(), *waiting.adapter.prism.layers]
     hidden = [shape for shape in offloaded if len(shape) >= 3]
-    assert len(hidden) >= 2 * len(modules) and len(offloaded) < 4 * len(hidden)
+    first = 1  # what goes into the model's first block hangs on nothing that is trained, and stays
+    assert len(hidden) >= 2 * (len(modules) - first) and len(offloaded) < 4 * len(hidden)
 
 
 def test_accumulation_is_a_larger_batch():

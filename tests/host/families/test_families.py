@@ -7,6 +7,8 @@ from calling import call
 from conditioning import untouched
 from tiny_families import CASES, build
 
+from benchmarks.live_bytes import LiveBytes
+
 
 class Applied:
     """A tiny host with an adapter of random layers for it."""
@@ -173,6 +175,7 @@ def test_a_few_steps_of_training_come_out_the_same_when_applied(case, tmp_path):
     import adapters
     from echoreel_pack.echoreel_core.action.action import Action, Reference
     from echoreel_pack.echoreel_core.action.injection import added_layers
+    from echoreel_pack.echoreel_core.training.gradient_checkpointing import kept_copies
     from echoreel_pack.nodes.families.base import TokenGrid
     from echoreel_pack.nodes.models.adapter import load_adapter
     from echoreel_pack.nodes.training.kernels import kernels_with_gradients
@@ -204,8 +207,7 @@ def test_a_few_steps_of_training_come_out_the_same_when_applied(case, tmp_path):
     try:
         for _ in range(4):
             # hosts change hidden states in place that their gradients need
-            hooks = torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved)
-            with hooks, kernels_with_gradients(case.host.kernels_without_gradient):
+            with kept_copies(), kernels_with_gradients(case.host.kernels_without_gradient):
                 with added_layers(case.sites, [layer(attention) for attention in adapter.attentions]):
                     loss = torch.nn.functional.mse_loss(call(case.tiny, gradients=True), target)
                 losses.append(loss.item())
@@ -225,14 +227,12 @@ def test_a_few_steps_of_training_come_out_the_same_when_applied(case, tmp_path):
 
 
 def test_gradients_are_the_same_when_blocks_are_run_again_for_them(case, monkeypatch):
-    """As with gradient checkpointing, for every host whose training host says that its blocks can be."""
+    """As with gradient checkpointing, which leaves nothing behind that is not left without it."""
     import comfy.model_management
     from echoreel_pack.echoreel_core.action.injection import added_layers
-    from echoreel_pack.echoreel_core.training.gradient_checkpointing import gradient_checkpointed
+    from echoreel_pack.echoreel_core.training.gradient_checkpointing import gradient_checkpointed, kept_copies
     from echoreel_pack.nodes.training.kernels import kernels_with_gradients
 
-    if case.host.changes_in_place:
-        pytest.skip("its blocks write into their own hidden states, so they are never run again")
     if "ar_state" in case.tiny.options:
         pytest.skip("made chunk by chunk, a clip is sampled and not trained on: every run fills the caches further")
     attentions, grids = case.echoreel.attentions.model, []
@@ -251,29 +251,37 @@ def test_gradients_are_the_same_when_blocks_are_run_again_for_them(case, monkeyp
         grids.append(case.host.grid(module, args[0], kwargs))
 
     def gradients(again):
-        blocks = [site.block for site in case.sites] if again else []
         attentions.zero_grad()
+        in_place = case.host.changes_in_place
+        blocks = gradient_checkpointed([site.block for site in case.sites] if again else [], changes_in_place=in_place)
         with (
-            torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda saved: saved),
+            LiveBytes() as live,
+            kept_copies(),  # where a pose is given, Wan Animate 2 writes into what it needs between its blocks
             kernels_with_gradients(case.host.kernels_without_gradient),
-            gradient_checkpointed(blocks),
+            blocks,
             added_layers(case.sites, [layer(attention) for attention in attentions]),
         ):
             loss = call(case.tiny, gradients=True).square().mean()
             monkeypatch.setattr(comfy.model_management, "in_training", True)
+            before = live.now
             loss.backward()
-        return torch.cat([parameter.grad.flatten() for parameter in attentions.parameters()])
+            left = live.now - loss.nbytes - sum(parameter.grad.nbytes for parameter in attentions.parameters())
+        return torch.cat([parameter.grad.flatten() for parameter in attentions.parameters()]), before, left
 
     for parameter in attentions.parameters():
         parameter.requires_grad_(True)
     handle = case.tiny.model.model.diffusion_model.register_forward_pre_hook(enter, with_kwargs=True)
     try:
-        kept, again = gradients(False), gradients(True)
+        kept, activations, left = gradients(False)
+        again, inputs_alone, left_again = gradients(True)
     finally:
         handle.remove()
         for parameter in attentions.parameters():
             parameter.requires_grad_(False)
     assert (kept - again).norm() < 1e-5 * kept.norm()
+    assert left_again == left
+    if case.host.changes_in_place:
+        assert inputs_alone < 0.3 * activations
 
 
 def test_the_place_in_svd_is_the_hosts_own(pack, tmp_path):
