@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import comfy.ldm.wan.model
 import comfy.ops
 import comfy.sd
+import safetensors.torch
 import torch
 
 
@@ -16,6 +20,13 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             noise = torch.randn(parameter.shape, generator=generator) * 0.05
             parameter.data = (noise + (1.0 if parameter.dim() == 1 else 0.0)).to(parameter.dtype)
     return module
+
+
+def write(path: Path, weights: dict[str, torch.Tensor], config: dict | None = None) -> None:
+    """A file of weights, with the sizes that the host reads in its metadata where it needs them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = None if config is None else {"config": json.dumps(config)}
+    safetensors.torch.save_file({key: value.contiguous() for key, value in weights.items()}, path, metadata)
 
 
 def wan(model_type: str = "t2v", dim: int = 128, layers: int = 2, in_channels: int = 16):

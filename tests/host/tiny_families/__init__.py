@@ -7,9 +7,9 @@ model.
 from __future__ import annotations
 
 from . import cogvideox, cosmos, hunyuan_video, kandinsky5, ltxv, minimax, mochi, svd, wan
-from .tiny import Builder, Missing, Tiny, from_config
+from .tiny import Builder, Missing, Tiny, from_config, write_model
 
-__all__ = ["CASES", "IMAGE_CASES", "Tiny", "build", "from_config"]
+__all__ = ["CASES", "IMAGE_CASES", "Tiny", "build", "from_config", "write_model"]
 
 FILES = (svd, wan, ltxv, hunyuan_video, mochi, cosmos, cogvideox, minimax, kandinsky5)
 

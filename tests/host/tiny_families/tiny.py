@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import comfy.model_patcher
@@ -15,7 +16,7 @@ import comfy.supported_models
 import comfy.utils
 import torch
 from conditioning import noise
-from tiny_models import randomise
+from tiny_models import randomise, write
 
 CPU = torch.device("cpu")
 Builder = Callable[[], "Tiny"]
@@ -64,6 +65,16 @@ def find(path: str, name: str) -> Any:
         raise Missing(name) from None
 
 
+def write_model(tiny: Tiny, path: Path) -> bool:
+    """Writes the file of a diffusion model, if it is one whose sizes the host finds out from its file."""
+    if not hasattr(tiny.model, "as_file"):
+        return False
+    buffers, metadata = tiny.model.as_file
+    weights = {**tiny.model.model.diffusion_model.state_dict(), **buffers}
+    write(path, weights, metadata and {"transformer": metadata})
+    return True
+
+
 class Missing(Exception):
     """This version of the host has no such model."""
 
@@ -75,6 +86,7 @@ def from_state_dict(cls: type, config: dict, metadata: dict | None = None, buffe
     more = {"metadata": {"config": json.dumps({"transformer": metadata})}} if metadata else {}
     model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": torch.float32}, **more)
     assert type(model.model.diffusion_model) is cls
+    model.as_file = buffers or {}, metadata
     return model
 
 
