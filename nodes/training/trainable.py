@@ -328,19 +328,32 @@ class TrainingSampler(comfy.samplers.Sampler):
 def own_copy(model: Any) -> Any:
     """A MODEL with weights of its own, not made in inference mode; call it outside of that.
 
-    Raises: EchoReelError where whoever loaded it does not say how to load it again.
+    Raises: EchoReelError where the host streams its weights in and whoever loaded it does not say how to load it again.
     """
-    if getattr(model, "cached_patcher_init", None) is None:
+    if getattr(model, "cached_patcher_init", None) is not None:
+        copied = model.clone(force_deepcopy=True)
+    elif model.is_dynamic():
         raise EchoReelError(
             "Train EchoReel works on a copy of the model, but the node that loaded it cannot make one: load it with "
             "one of ComfyUI's own loaders."
         )
-    copied = model.clone(force_deepcopy=True)
+    else:
+        copied = _deep_copy(model)
     for beside in copied.additional_models.values():  # motion modules and the like
         for patcher in beside:
             patcher.model = copy.deepcopy(patcher.model)
             patcher.model.requires_grad_(False)
     return copied
+
+
+def _deep_copy(model: Any) -> Any:
+    """Of a MODEL that its loader, as ComfyUI-GGUF's, cannot load again."""
+    comfy.model_management.unload_model_and_clones(model)  # which takes what patches did to its weights back
+    base = model.model
+    # the host's description of a model has an attribute of every name, those too that copying asks for
+    copied = copy.deepcopy(base, {id(base.model_config): base.model_config})
+    _, belongings = model.get_clone_model_override()
+    return model.clone(model_override=(copied, tuple(type(part)() for part in belongings)))
 
 
 class NodeEncoders:

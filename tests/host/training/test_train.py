@@ -232,14 +232,28 @@ def test_a_model_that_predicts_otherwise_is_refused(nodes):
         nodes.TrainEchoReel.execute(model, Pixels(), Words(4096), **settings(name="other"))
 
 
-def test_a_model_that_can_not_be_loaded_again_is_refused(nodes, tmp_path):
+def test_a_model_that_can_not_be_loaded_again_is_copied_or_refused(nodes, tmp_path, monkeypatch):
+    """Where the host streams the weights in, only the loader can make a copy. A LoRA is not in it twice."""
     from adapters import wan_adapter
+    from echoreel_pack.nodes.training.trainable import own_copy
+
+    with torch.inference_mode():
+        model = tiny_models.wan()
+        weights = {key: value.clone() for key, value in model.model.state_dict().items()}
+        name = "diffusion_model.blocks.0.ffn.0.weight"
+        model.add_patches({name: (torch.ones(64, 128),)})
+        comfy.model_management.load_models_gpu([model])
+    copied = own_copy(model)
+    own = copied.model.state_dict()
+    assert weights.keys() == own.keys() and copied.patches.keys() == {name}
+    assert all(torch.equal(weights[key], own[key]) and not own[key].is_inference() for key in weights)
+    before = {value.data_ptr() for value in model.model.state_dict().values()}
+    assert before.isdisjoint(value.data_ptr() for value in own.values())
 
     start = wan_adapter(tmp_path / "start.safetensors", fresh=True)
+    monkeypatch.setattr(type(model), "is_dynamic", lambda self: True)
     with torch.inference_mode(), pytest.raises(ValueError, match="with one of ComfyUI's own loaders"):
-        nodes.TrainEchoReel.execute(
-            tiny_models.wan(), Pixels(), Words(4096), **settings(name="no loader"), echoreel=start
-        )
+        nodes.TrainEchoReel.execute(model, Pixels(), Words(4096), **settings(name="no loader"), echoreel=start)
 
 
 def test_a_kernel_without_a_gradient_is_told_in_one_sentence(nodes):
