@@ -32,6 +32,7 @@ def main() -> None:
     command = commands.add_parser("base", help="the base alone by samples, on a CPU; goes on where it was stopped")
     command.add_argument("--folder", type=Path, required=True, help="where everything is written, and gone on from")
     command.add_argument("--samples", type=int, default=Pieces.samples, help="clips that all steps together show")
+    command.add_argument("--down", type=float, default=Pieces.down, help="share over which the learning rate falls")
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     command.add_argument("--plain", action="store_true", help="no compiler")
     command = commands.add_parser("adapter", help="an adapter by steps, on the base of `base`; goes on as that does")
@@ -64,7 +65,8 @@ def main() -> None:
         make(Plan(**arguments), say)
     elif command == "base":
         group = AcceleratedProcessGroup("cpu") if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
-        make_base(arguments["folder"], Pieces(arguments["samples"]), not arguments["plain"], say, group)
+        pieces = Pieces(arguments["samples"], arguments["down"])
+        make_base(arguments["folder"], pieces, not arguments["plain"], say, group)
     elif command == "adapter":
         make_adapter(**arguments, say=say)
     elif command == "trial":

@@ -38,8 +38,9 @@ class Pieces:
     """How far to train, and on what.
 
     Attributes:
-        samples: clips that all steps together show. The learning rate falls over the last fifth of them. A training may
-            go on with another number than it was begun with, and so end sooner or later.
+        samples: clips that all steps together show. A training may go on with another number than it was begun with,
+            and so end sooner or later.
+        down: the last share of them, over which the learning rate falls.
         batch: clips a step. The optimizer's own work is the same for any number.
         motions: in a chunk, each by two figures.
         first, each, chunks: it starts on `first` chunks, and makes one more after each `each` samples until there are
@@ -48,6 +49,7 @@ class Pieces:
     """
 
     samples: int = 160_000
+    down: float = 0.2
     batch: int = 16
     motions: int = 16
     first: int = 4
@@ -131,7 +133,7 @@ def make_base(
     start, file = time.monotonic(), Log(folder / "log.jsonl")
     text, judge = load_embedded(EMBEDDED_FILE)[0].base.text, load_judge(JUDGE_FILE)
     vae, config = read_vae(Path(__file__).with_name(VAE_FILE)), WanConfig()
-    settings = BaseSettings(batch=pieces.batch, down=0.2)
+    settings = BaseSettings(batch=pieces.batch, down=pieces.down)
     work = ByTheSample(folder, pieces, settings, config, text, vae, group=group)
     seen = balanced(tuple(SEEN), pieces.clips, SEED)
     told = [start, work.left_at()]  # when, and at which step, the last line about the training was logged
