@@ -17,7 +17,7 @@ from echoreel_core.pixel_actions.evaluation.tracker import background_of, track,
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
 from echoreel_core.pixel_actions.wan import recipe
-from echoreel_core.pixel_actions.wan.adapter import adapter_config
+from echoreel_core.pixel_actions.wan.adapter import adapter_config, load_adapter
 from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces
 from echoreel_core.pixel_actions.wan.captions import Captions
 from echoreel_core.pixel_actions.wan.data import turns
@@ -38,6 +38,7 @@ from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
 from echoreel_core.pixel_actions.wan.pairs import PairLatents, WanPairs
 from echoreel_core.pixel_actions.wan.pipeline import WanPipeline
 from echoreel_core.pixel_actions.wan.sampling import euler
+from echoreel_core.pixel_actions.wan.train_adapter import AdapterSettings, train_steps
 from echoreel_core.pixel_actions.wan.train_base import BaseSettings, shifted, train, unshifted
 from echoreel_core.pixel_actions.wan.trainable import WanTrainable
 from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
@@ -160,6 +161,19 @@ def test_a_pair_is_one_motion_by_two_figures(pairs):
     assert len(pairs) == 2 * (8 + int(turns(first).sum()))
 
 
+@pytest.fixture(scope="module")
+def pipeline():
+    """A base and an adapter of random weights, the adapter's layers with something to add."""
+    torch.manual_seed(0)
+    model = start(WanModel(WanConfig(width=32, depth=2, heads=2, feed_forward=64))).requires_grad_(False)
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    adapter = EchoReelAdapter(adapter_config(model, cells=4)).requires_grad_(False)
+    for layer in adapter.attentions:
+        torch.nn.init.normal_(layer.to_out.weight, std=0.1)
+    text = load_embedded(EMBEDDED_FILE)[0].base.text
+    return WanPipeline(model, text, WanVAE(8).requires_grad_(False), adapter, steps=2)
+
+
 def test_the_trainer_takes_the_second_base(pairs):
     """One step of the shipped trainer moves the added layers, and nothing of the base."""
     torch.manual_seed(0)
@@ -175,6 +189,18 @@ def test_the_trainer_takes_the_second_base(pairs):
     assert 0.5 < result.loss < 4 and result.gradient_norm > 0
     assert all(layer.to_out.weight.abs().max() > 0 for layer in adapter.attentions)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_an_adapter_by_steps_is_written_and_goes_on_where_it_was(pairs, pipeline, tmp_path):
+    settings, told = AdapterSettings(cells=4, prism_start=1, batch=2), []
+    work = pipeline.model, pipeline.text, PairLatents(pairs.clips, pairs.latents)
+    train_steps(tmp_path, settings, 1, *work, told.append, compiled=False)
+    train_steps(tmp_path, settings, 10, *work, told.append, compiled=False)
+    assert len(told) == 1 and told[0].startswith("step 10/10  loss ")
+    steps = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert steps == ["step-0000001", "step-0000010"]
+    adapter = load_adapter(tmp_path / "adapter.safetensors")
+    assert adapter.config.prism.grid == (4, 4) and adapter.attentions[0].to_out.weight.any()
 
 
 SMALL = {"samples": 24, "batch": 4, "motions": 1, "first": 1, "each": 8, "chunks": 2}
@@ -225,19 +251,6 @@ def test_a_base_may_go_on_for_longer_than_it_was_begun_with(tmp_path):
     assert more.left_at() == 6
     trained(more)
     assert more.left_at() == 8
-
-
-@pytest.fixture(scope="module")
-def pipeline():
-    """A base and an adapter of random weights, the adapter's layers with something to add."""
-    torch.manual_seed(0)
-    model = start(WanModel(WanConfig(width=32, depth=2, heads=2, feed_forward=64))).requires_grad_(False)
-    torch.nn.init.normal_(model.head.head.weight, std=0.1)
-    adapter = EchoReelAdapter(adapter_config(model, cells=4)).requires_grad_(False)
-    for layer in adapter.attentions:
-        torch.nn.init.normal_(layer.to_out.weight, std=0.1)
-    text = load_embedded(EMBEDDED_FILE)[0].base.text
-    return WanPipeline(model, text, WanVAE(8).requires_grad_(False), adapter, steps=2)
 
 
 def test_the_table_measures_the_second_base_as_the_first(pipeline):
