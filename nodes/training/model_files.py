@@ -15,6 +15,7 @@ import torch
 from ...echoreel_core.errors import EchoReelError
 from ...echoreel_core.training.config import ModelFile, ModelSettings, local
 from ...echoreel_core.training.progress import out_of_memory
+from .gguf import load_gguf
 
 
 def find(file: ModelFile, setting: str, folder: str) -> str:
@@ -39,6 +40,8 @@ def load_model(settings: ModelSettings) -> Any:
         path = find(settings.checkpoint, "checkpoint", "checkpoints")
         return _read(path, lambda: comfy.sd.load_checkpoint_guess_config(path, False, False, model_options=options)[0])
     path = find(settings.diffusion_model, "diffusion_model", "diffusion_models")
+    if path.lower().endswith(".gguf"):
+        return _read(path, lambda: load_gguf(path))
     return _read(path, lambda: comfy.sd.load_diffusion_model(path, model_options=options))
 
 
@@ -92,6 +95,8 @@ def _read(path: str, load: Callable[[], Any]) -> Any:
     """What a loader gives. Raises: EchoReelError with the file's name, where it cannot make anything of the file."""
     try:
         loaded = load()
+    except EchoReelError:
+        raise
     except Exception as error:  # loaders raise all sorts of them for a damaged file
         if out_of_memory(error):
             raise

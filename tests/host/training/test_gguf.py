@@ -10,6 +10,8 @@ import pytest
 import torch
 from encoders import encoders_for
 from places import COMFYUI
+from test_headless import settings as headless_settings
+from test_headless import train_here
 from tiny_families import build
 from training_runs import assert_applied_as_trained, losses, settings, write_actions
 
@@ -115,3 +117,22 @@ def test_applied_it_does_what_it_did_in_training(trained, quantised, folders):
     cache = folders / "output" / "echoreel_training" / f"{quantised[0].family} in 8 bits" / "cache"
     batch = CachedPairs(cache).batch([0], [0])
     assert_applied_as_trained(model, adapter, batch.target, map_tensors(batch.conditioning_of(0), torch.clone))
+
+
+def test_it_trains_from_a_settings_file(quantised, folders, tmp_path, monkeypatch, capsys):
+    """The pack is found and imported, as it is where ComfyUI is a library."""
+    from echoreel_pack.nodes.models.adapter import load_adapter
+    from echoreel_pack.nodes.training import headless
+
+    import nodes
+
+    tiny, *_ = quantised
+    monkeypatch.delitem(nodes.NODE_CLASS_MAPPINGS, "UnetLoaderGGUF", raising=False)
+    encoders = encoders_for(tiny)
+    monkeypatch.setattr(headless, "load_encoders", lambda _: encoders)
+    write_actions(tmp_path / "moves")
+    model = {"diffusion_model": str(folders / "models" / "unet" / f"{tiny.family}.gguf")}
+    training = {"steps": 2, "gradient_checkpointing": True}
+    config = headless_settings(tmp_path, tmp_path / "run", model=model, training=training)
+    assert train_here(config) == 0, capsys.readouterr()
+    assert load_adapter(str(tmp_path / "run" / "echoreel-adapter.safetensors")).config.host == tiny.family

@@ -204,6 +204,18 @@ def test_what_cannot_be_loaded_is_named_in_a_sentence(model, says, data, tmp_pat
     assert told.startswith("Error: ") and says in told and told.count("\n") == 1
 
 
+def test_a_gguf_file_needs_its_pack(data, tmp_path, monkeypatch, capsys, pack):
+    from echoreel_pack.nodes.training import gguf
+
+    monkeypatch.setattr(gguf, "NODE", "no such node")
+    monkeypatch.setattr(gguf, "PACK", "No-Such-Pack")
+    (tmp_path / "model.GGUF").write_bytes(b"GGUF")
+    model = {"diffusion_model": str(tmp_path / "model.GGUF")}
+    assert train_here(settings(data, tmp_path / "run", model=model)) == 1
+    told = capsys.readouterr().err
+    assert told == "Error: model.GGUF needs the pack No-Such-Pack, which is not in ComfyUI's custom_nodes.\n"
+
+
 def test_room_for_training_is_left_where_it_is_reserved(monkeypatch, pack):
     """And offloaded weights do not come in through shared buffers, which the backward pass would find overwritten."""
     from echoreel_pack.nodes.training.trainable import TrainableHostModel
