@@ -255,6 +255,27 @@ class TrainEchoReel(io.ComfyNode):
                     optional=True,
                     tooltip="The cfg of the sample videos. Higher follows the prompt more closely.",
                 ),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip=(
+                        "For models that come as two, such as Wan 2.2 14B: the low-noise model goes here, the "
+                        "high-noise model to model. One adapter learns with both; apply it to both."
+                    ),
+                ),
+                io.Float.Input(
+                    "boundary",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.005,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "With low_noise_model: the noise level below which that model is used. 0 uses the model's own:"
+                        " for Wan 2.2, 0.875 from text and 0.9 from an image."
+                    ),
+                ),
             ],
             outputs=[
                 EchoReelWire.Output(tooltip="The trained adapter."),
@@ -301,6 +322,8 @@ class TrainEchoReel(io.ComfyNode):
         held_out: float = 0.0,
         sample_every: int = 0,
         sample_guidance: float = 6.0,
+        low_noise_model=None,
+        boundary: float = 0.0,
     ) -> io.NodeOutput:
         # imported when first needed, so that the trainer does not slow down ComfyUI's start
         from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
@@ -333,6 +356,8 @@ class TrainEchoReel(io.ComfyNode):
                 sample_every=sample_every,
                 guidance=sample_guidance,
             ),
+            low_noise_model=low_noise_model,
+            boundary=boundary,
         )
         path = session.run()
         _finished[folder] = _stamp(path)

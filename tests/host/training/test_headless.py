@@ -16,7 +16,7 @@ import tiny_models
 import torch
 from encoders import encoders_for
 from places import COMFYUI
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_train_families import NOT_TRAINED
 from tiny_families import CASES, IMAGE_CASES, build
 from tiny_files import write_wan
@@ -63,6 +63,14 @@ def settings(folder: Path, run: Path, **sections: dict) -> Path:
     return path
 
 
+def by_path(folder: Path) -> dict:
+    """The tiny Wan's files, for a process in which ComfyUI has other folders."""
+    model, vae, text = (
+        str(folder / "models" / kind / "wan.safetensors") for kind in ("diffusion_models", "vae", "text_encoders")
+    )
+    return {"diffusion_model": model, "vae": vae, "text_encoders": [text]}
+
+
 def ran(*arguments) -> str:
     """What a Python program says, which has to succeed."""
     done = subprocess.run(
@@ -89,9 +97,7 @@ def two_processes(data):
 @pytest.fixture(scope="module")
 def one_process(data, two_processes, pack):
     """The folder of a run by one process, with two micro-batches in place of two processes, cut in two."""
-    files = {name: str(data / "models" / name / "wan.safetensors") for name in ("diffusion_models", "vae")}
-    encoders = [str(data / "models" / "text_encoders" / "wan.safetensors")]
-    model = {"diffusion_model": files["diffusion_models"], "vae": files["vae"], "text_encoders": encoders}
+    model = by_path(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comfy.sd, "load_clip", partial(comfy.sd.load_clip, model_options=TINY_TEXT))
         for steps in (2, 4):
@@ -131,6 +137,21 @@ def test_the_adapter_does_in_a_graph_what_it_did_in_training(data, one_process, 
     assert_applied_as_trained(tiny_models.wan(), loaded, batch.target, batch.conditioning_of(0))
 
 
+def test_two_experts_come_from_two_files(data, tmp_path, pack):
+    from echoreel_pack.echoreel_core.training.config import read_config
+    from echoreel_pack.nodes.training.headless import HeadlessModel
+
+    files = by_path(data)
+    low = tmp_path / "low.safetensors"
+    save_file({name: -weight for name, weight in load_file(files["diffusion_model"]).items()}, low)
+    model = HeadlessModel(read_config(settings(data, tmp_path / "run", model={**files, "low_noise_model": str(low)})))
+    model.check()
+    biases = [expert.model.patch_embedding.bias for expert in model.host.experts]
+    assert model.host.boundary == 0.875 and torch.equal(biases[0], -biases[1])
+    told = model.config.model.names()
+    assert told == {"base_model": "wan.safetensors", "low_noise_model": "low.safetensors"}
+
+
 FEW = ("svd", "ltxv", "hunyuan", "cogvideox")
 EVERY = tuple(name for name in (*CASES, *IMAGE_CASES) if name not in NOT_TRAINED)
 
@@ -160,16 +181,14 @@ def test_every_family_trains(name, data, tmp_path, monkeypatch, capsys, pack):
     ("model", "says"),
     [
         ({"diffusion_model": "gone.safetensors"}, "names gone.safetensors, which is neither in ComfyUI's models/diff"),
+        ({"low_noise_model": "gone.safetensors"}, "low_noise_model names gone.safetensors, which is neither"),
         ({"diffusion_model": "torn.safetensors"}, "ComfyUI cannot load torn.safetensors"),
         ({"text_encoder_type": "wam"}, "text_encoder_type is 'wam': this ComfyUI knows stable_diffusion"),
     ],
 )
 def test_what_cannot_be_loaded_is_named_in_a_sentence(model, says, data, tmp_path, capsys, pack):
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    files = {"diffusion_model": str(data / "models" / "diffusion_models" / "wan.safetensors")}
-    files |= {"vae": str(data / "models" / "vae" / "wan.safetensors")}
-    files |= {"text_encoders": [str(data / "models" / "text_encoders" / "wan.safetensors")], **model}
-    assert train_here(settings(data, tmp_path / "run", model=files)) == 1
+    assert train_here(settings(data, tmp_path / "run", model={**by_path(data), **model})) == 1
     told = capsys.readouterr().err
     assert told.startswith("Error: ") and says in told and told.count("\n") == 1
 
@@ -183,7 +202,7 @@ def test_room_for_training_is_left_where_it_is_reserved(monkeypatch, pack):
     monkeypatch.setattr(management, "load_models_gpu", lambda models, **how: asked.append(how["force_full_load"]))
     for reserved in (None, 8.0):
         monkeypatch.setattr(management.args, "reserve_vram", reserved)
-        host.reload()
+        host.load()
     assert asked == [True, False]
     monkeypatch.setattr(management, "NUM_STREAMS", 2)
     with host.gradient_context():
