@@ -13,7 +13,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
+from ...echoreel_core.training.config import (
+    BucketSettings,
+    DataSettings,
+    OutputSettings,
+    TrainingSettings,
+    VideoSettings,
+)
+from ...echoreel_core.training.data.buckets import framed_pairs
 from ...echoreel_core.training.data.cache import build_cache
 from ...echoreel_core.training.data.cached_pairs import CachedPairs
 from ...echoreel_core.training.data.pairs import read_pairs
@@ -40,6 +47,7 @@ class TrainingSession:
     Attributes:
         start: the adapter to continue from, or None for a new one.
         video: the framing of the clips that the model learns to generate.
+        buckets: how the clips' own sizes and lengths are met.
         low_noise_model, boundary: the second of two experts, or None; see `HostExperts`.
     """
 
@@ -50,6 +58,7 @@ class TrainingSession:
     start: LoadedAdapter | None
     data: DataSettings
     video: VideoSettings
+    buckets: BucketSettings
     training: TrainingSettings
     output: OutputSettings
     low_noise_model: Any = None
@@ -70,7 +79,7 @@ class TrainingSession:
         )  # refuses what cannot be trained before any clip is encoded
         self._reference = reference_framing(self.video, self.vae, self.start and self.start.config)
         self._encoders = NodeEncoders(self.model, self.vae, self.clip, self.vision)
-        with memory_advice(self.training, self.video, "frame_count", all_settings=False):
+        with memory_advice(self.training, self.video, "frame_count"):
             cached, held_out = self._cache()
             self._progress.update(0, self.training.steps, "Loading the model")
             with torch.inference_mode(False):
@@ -93,6 +102,7 @@ class TrainingSession:
             self._progress.update(done, total, f"{done} of {total}: {shown}, {pace.words(total - done, 'clip')}")
 
         pairs = read_pairs(data, Path(folder_paths.get_input_directory()))
+        pairs = framed_pairs(pairs, self.video, self.buckets)
         build_cache(data.cache, pairs, self._encoders, self.video, self._reference, progress)
         with torch.inference_mode(False):
             return CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)

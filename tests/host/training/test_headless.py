@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -71,6 +75,13 @@ def by_path(folder: Path) -> dict:
     return {"diffusion_model": model, "vae": vae, "text_encoders": [text]}
 
 
+def two_experts(data: Path, folder: Path) -> dict:
+    """Such files with a second model, which is written into `folder`."""
+    files, low = by_path(data), folder / "low.safetensors"
+    save_file({name: -weight for name, weight in load_file(files["diffusion_model"]).items()}, low)
+    return {**files, "low_noise_model": str(low)}
+
+
 def ran(*arguments) -> str:
     """What a Python program says, which has to succeed."""
     done = subprocess.run(
@@ -106,12 +117,12 @@ def one_process(data, two_processes, pack):
     return data / "one"
 
 
-def train_here(config: Path) -> int:
-    """Trains in this process, which has a ComfyUI already."""
+def train_here(config: Path, command: str = "train") -> int:
+    """Trains, or does what else the command line can, in this process, which has a ComfyUI already."""
     from echoreel_pack.echoreel_core.training.command import command_line
     from echoreel_pack.nodes.training.headless import HeadlessModel
 
-    return command_line("train.py", lambda config, _: HeadlessModel(config), [str(config)])
+    return command_line("train.py", lambda config, _: HeadlessModel(config), [command, str(config)])
 
 
 def test_two_processes_give_the_weights_of_one(two_processes, one_process):
@@ -141,15 +152,43 @@ def test_two_experts_come_from_two_files(data, tmp_path, pack):
     from echoreel_pack.echoreel_core.training.config import read_config
     from echoreel_pack.nodes.training.headless import HeadlessModel
 
-    files = by_path(data)
-    low = tmp_path / "low.safetensors"
-    save_file({name: -weight for name, weight in load_file(files["diffusion_model"]).items()}, low)
-    model = HeadlessModel(read_config(settings(data, tmp_path / "run", model={**files, "low_noise_model": str(low)})))
+    model = HeadlessModel(read_config(settings(data, tmp_path / "run", model=two_experts(data, tmp_path))))
     model.check()
     biases = [expert.model.patch_embedding.bias for expert in model.host.experts]
     assert model.host.boundary == 0.875 and torch.equal(biases[0], -biases[1])
     told = model.config.model.names()
     assert told == {"base_model": "wan.safetensors", "low_noise_model": "low.safetensors"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_run_of_two_experts_killed_at_any_moment_ends_with_the_same_weights(data, tmp_path, monkeypatch, pack):
+    """ECHOREEL_KILLS=10 kills more often than the usual twice."""
+    monkeypatch.setattr(comfy.sd, "load_clip", partial(comfy.sd.load_clip, model_options=TINY_TEXT))
+    more = {"model": two_experts(data, tmp_path), "training": {"steps": 4}, "output": {"checkpoint_every": 1}}
+    whole, config = (settings(data, tmp_path / name, **more) for name in ("whole", "run"))
+    assert train_here(whole, "cache") == 0
+    wanted, final = (tmp_path / name / "echoreel-adapter.safetensors" for name in ("whole", "run"))
+    rng, killed, kills = random.Random(0), 0, int(os.environ.get("ECHOREEL_KILLS", 2))
+    began = time.monotonic()
+    assert train_here(whole) == 0
+    length = time.monotonic() - began
+    while killed < kills:
+        child = os.fork()
+        if not child:
+            os._exit(train_here(config))
+        time.sleep(rng.uniform(0, 0.7 * length))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+        if final.exists():  # the run was over: from the beginning
+            assert_same_weights(final, wanted)
+            shutil.rmtree(tmp_path / "run")
+    assert train_here(config) == 0
+    assert_same_weights(final, wanted)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 FEW = ("svd", "ltxv", "hunyuan", "cogvideox")

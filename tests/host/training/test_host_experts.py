@@ -10,7 +10,7 @@ import torch
 from conditioning import untouched
 from encoders import Pixels, Words
 from tiny_families import build
-from training_runs import assert_applied_as_trained, settings, write_actions
+from training_runs import assert_applied_as_trained, settings, small_start, write_actions
 
 BOUNDARY = 0.875
 
@@ -35,21 +35,7 @@ def expert(seed: int):
 
 @pytest.fixture(scope="module")
 def start(folders, pack):
-    """A small fresh adapter."""
-    from adapters import fresh_adapter
-    from echoreel_pack.nodes.models.adapter import load_adapter
-
-    tiny = build("wan t2v")
-    path = folders / "models" / "echoreel" / "experts.safetensors"
-    sites = pack_sites(tiny.model)
-    fresh_adapter(tiny, sites, text_width=4096).save(path)
-    return load_adapter(str(path))
-
-
-def pack_sites(model):
-    from echoreel_pack.nodes.families import find_family
-
-    return find_family(model.model.diffusion_model).sites(model.model.diffusion_model)
+    return small_start(folders, build("wan t2v"), 4096)
 
 
 class Calls:
