@@ -98,7 +98,8 @@ def draw_curves(records: Iterable[Mapping[str, Any]], size: tuple[int, int] = (9
     _line(draw, [place(*point) for point in held_out], HELD_OUT, 4)
     for x, y in (place(*point) for point in held_out):
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=HELD_OUT)
-    for row, (name, colour) in enumerate((("loss", LOSS), ("held-out loss", HELD_OUT))):
+    drawn = [("loss", LOSS)] * bool(loss) + [("held-out loss", HELD_OUT)] * bool(held_out)
+    for row, (name, colour) in enumerate(drawn):
         draw.text((right - 0.5 * unit, top + (0.8 + row) * unit), name, fill=colour, anchor="rm")
     return picture
 

@@ -230,6 +230,14 @@ def test_curves_follow_the_values():
     assert draw_curves([]).size == (960, 540)
 
 
+def test_only_curves_that_are_there_are_named():
+    def orange(**more) -> int:
+        colours = draw_curves([{"step": step, "loss": 1.0 + step, **more} for step in range(9)]).getcolors(10**6)
+        return sum(count for count, colour in colours if colour[:3] == (224, 122, 31))
+
+    assert orange() == 0 < orange(held_out=2.0)
+
+
 def test_curves_can_be_read_on_a_dark_and_on_a_light_page():
     """The ratio of light that WCAG asks for graphics, 3, is met, or nearly so, by every line on both grounds."""
     records = [{"step": step, "loss": 100.0 / step, "held_out": 120.0 / step} for step in range(1, 101)]
