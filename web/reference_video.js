@@ -96,7 +96,10 @@ class ReferenceVideo {
       return;
     }
     const asked = new URLSearchParams(values).toString();
-    if (this.#clip?.file !== values.file) this.#clip = null;
+    if (this.#clip?.file !== values.file) {
+      this.#clip = null;
+      this.timeline.overview.show(null);
+    }
     this.timeline.show(this.#clip, values);
     if (asked === this.#asked && !again) return;
 
@@ -107,7 +110,7 @@ class ReferenceVideo {
       this.#say(say('choose'));
     } else {
       this.#fade();
-      this.#timer = setTimeout(() => this.#ask(asked, values), PAUSE);
+      this.#timer = setTimeout(() => this.#ask(asked, values, again), PAUSE);
     }
   }
 
@@ -116,6 +119,7 @@ class ReferenceVideo {
     this.#cancel();
     this.#asked = '';
     this.timeline.release();
+    this.timeline.overview.show(null);
     this.player.pause();
     this.player.of(null);
     this.frames.stop();
@@ -131,7 +135,7 @@ class ReferenceVideo {
     this.#request?.abort();
   }
 
-  async #ask(asked, values) {
+  async #ask(asked, values, again) {
     const { signal } = (this.#request = new AbortController());
     try {
       const reply = await api.fetchApi(`/echoreel/filmstrip?${asked}`, { signal });
@@ -144,6 +148,7 @@ class ReferenceVideo {
       this.#clip = { file: values.file, length: strip.length, rate: strip.rate };
       this.player.of(addressOf(values.file));
       this.#show(strip, values);
+      this.timeline.overview.show(values.file, strip.length, again);
     } catch {
       if (signal.aborted) return;
       this.#asked = ''; // so that the next change tries again
@@ -165,6 +170,7 @@ class ReferenceVideo {
     this.#cancel();
     this.#asked = '';
     this.#clip = null;
+    this.timeline.overview.show(null);
     this.player.of(null);
     if (!this.#ran) {
       this.timeline.show(null);
