@@ -209,7 +209,7 @@ def test_the_running_host_answers(server):
     assert headers["Cache-Control"] == "private, no-cache"
     _, _, whole = get(server, route="overview", count=4)
     assert len(whole["times"]) == 4 and whole["times"][0] == 0 and whole["times"][-1] > 2
-    assert numbers(frames_in(whole)) == [round(25 * time) for time in whole["times"]]
+    assert frames_in(whole).shape == (4, 48, 48, 3)
     assert [get(server, route="overview", count=count)[2] for count in ("", "-1", "x")] == [{"times": []}] * 3
 
 
