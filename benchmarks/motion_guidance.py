@@ -3,8 +3,8 @@
     python benchmarks/motion_guidance.py --device cuda --clips 200 \\
         --grid '{"strength": [0.9, 1.2, 1.5], "end": [0.3, 0.4]}' --arms echoreel still
 
-Every combination of the grid is a row; keys are those of `evaluation.guided.Guidance`, what is not named is as there by
-default. It needs torch, einops and safetensors alone.
+Every combination of the grid is a row; keys are those of `evaluation.guidance.Guidance`, and what is not
+named is as there by default. It needs torch, einops and safetensors alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from echoreel_core.pixel_actions.evaluation.guided import Guidance, generate_guided  # noqa: E402
+from echoreel_core.pixel_actions.evaluation.guidance import Guidance  # noqa: E402
 from echoreel_core.pixel_actions.evaluation.judge import load_judge  # noqa: E402
+from echoreel_core.pixel_actions.evaluation.lvdm import generate_guided  # noqa: E402
 from echoreel_core.pixel_actions.evaluation.table import MEASURES, balanced, measure, references  # noqa: E402
 from echoreel_core.pixel_actions.model.adapted_model import noise_for  # noqa: E402
 from echoreel_core.pixel_actions.model.embedded import load_embedded  # noqa: E402

@@ -150,19 +150,19 @@ def _clips(_arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluation.guided import CELLS, evaluate_guided
     from .evaluation.judge import load_judge
+    from .evaluation.lvdm import LVDMPipeline
     from .evaluation.table import HEADER, evaluate, evaluate_blend, write
     from .model.embedded import load_embedded
 
-    sampling = {"count": arguments.clips, "steps": arguments.sampling_steps, "guidance": arguments.guidance}
     print(HEADER)
-    (model, autoencoder), judge = load_embedded(arguments.model), load_judge(arguments.judge)
+    judge, count = load_judge(arguments.judge), arguments.clips
+    pipeline = LVDMPipeline(*load_embedded(arguments.model), arguments.sampling_steps, arguments.guidance)
     result = json.loads(arguments.out.read_text()) if arguments.cells else {}
     if not arguments.cells:
-        result |= evaluate(model, autoencoder, judge, **sampling, progress=_say)
-    chosen = {"cells": arguments.cells or CELLS, "each": arguments.each}
-    result |= evaluate_guided(model.base, autoencoder, judge, **sampling, **chosen, progress=_say)
+        result |= evaluate(pipeline, judge, count, progress=_say)
+    result |= evaluate_guided(pipeline, judge, count, arguments.cells or CELLS, arguments.each, _say)
     if not arguments.cells:
-        blend = evaluate_blend(model, autoencoder, **sampling)
+        blend = evaluate_blend(pipeline, count)
         for name, cell in blend.items():
             print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
         result |= blend

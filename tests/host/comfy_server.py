@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from places import COMFYUI, ROOT
 from workflow_files import Prompt
 
-ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "probe"
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI")).expanduser()
 START_SECONDS = 240
 TEXT = (3).to_bytes(4, "big")
 """What begins a message with a node's line of text."""

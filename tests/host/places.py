@@ -4,4 +4,4 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI"))
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "ComfyUI")).expanduser()

@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "host"), str(HERE.parent)]
 sys.path.append(str(HERE.parents[1]))
 
-from comfy_server import COMFYUI, ComfyServer  # noqa: E402
+from comfy_server import ComfyServer  # noqa: E402
+from places import COMFYUI  # noqa: E402
 from subgraphs import levels  # noqa: E402
 from workflow_files import SHIPPED, load  # noqa: E402
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...lvdm.autoencoder import Autoencoder
-from ..model.adapted_model import AdaptedModel, generate, noise_for
-from ..model.latents import decode, encode
 from ..world.actions import SEEN, UNSEEN
 from ..world.clips import Clips, draw_clips, render, with_other_subject
 from .judge import Judge
+from .pipeline import Pipeline
 from .tracker import background_of, colour_of, track, trajectory_correlation
 
-ARMS = ("base", "echoreel", "wrong", "still", "shuffled", "no_reference")
+ARMS = ("real", "base", "echoreel", "wrong", "still", "shuffled", "no_reference")
 MEASURES = ("action_accuracy", "trajectory_correlation", "prompt_fidelity", "leakage")
 SEED = 700_000  # far from every seed that training draws from
 AT_ONCE = 25
@@ -31,8 +28,10 @@ def balanced(actions: tuple[str, ...], count: int, seed: int) -> Clips:
     return Clips(*(torch.cat([getattr(part, field) for part in parts]) for field in Clips.__dataclass_fields__))
 
 
-def references(arm: str, clips: Clips, generator: torch.Generator) -> tuple[Clips, Tensor]:
-    """The reference clips of an arm, and their pixels."""
+def references(
+    arm: str, clips: Clips, generator: torch.Generator, draw: Callable[[Clips], Tensor] = render
+) -> tuple[Clips, Tensor]:
+    """The reference clips of an arm, and their pixels as `draw` makes them."""
     others = with_other_subject(clips, SEED + 1)
     if arm == "wrong":  # another action's motion, by the same stand-in
         names = clips.action.unique()
@@ -43,9 +42,10 @@ def references(arm: str, clips: Clips, generator: torch.Generator) -> tuple[Clip
             *(getattr(others, field) for field in ("subject", "colour", "size", "background")),
             torch.rand(clips.draws.shape, generator=generator),
         )
-    pixels = render(others)
+    pixels = draw(others)
     if arm == "still":
-        pixels = pixels[:, 8:9].expand_as(pixels)
+        middle = pixels.shape[1] // 2
+        pixels = pixels[:, middle : middle + 1].expand_as(pixels)
     if arm == "shuffled":
         order = torch.rand(pixels.shape[:2], generator=generator).argsort(1)
         pixels = pixels.gather(1, order[:, :, None, None, None].expand_as(pixels))
@@ -86,55 +86,57 @@ def interval(values: Tensor) -> list[float]:
 
 
 @torch.inference_mode()
+def evaluate_arm(
+    pipeline: Pipeline, judge: Judge, arm: str, clips: Clips
+) -> tuple[dict[str, list[float] | int], Tensor]:
+    """A cell of the table, `{measure: [mean, low, high], …, "clips": n}`, and the latents that it measures."""
+    others, shown = references(arm, clips, torch.Generator().manual_seed(SEED), pipeline.pixels)
+    made, found = [], []
+    for rows in torch.arange(len(clips)).split(AT_ONCE):
+        part = clips[rows]
+        if arm == "real":
+            latents = pipeline.encode(pipeline.pixels(part))
+        elif arm == "base":
+            latents = pipeline.base(part.captions(), pipeline.noise((SEED + rows).tolist()))
+        else:
+            reference = [] if arm == "no_reference" else [(pipeline.encode(shown[rows]), others[rows].captions())]
+            latents = pipeline.generate(part.captions(), pipeline.noise((SEED + rows).tolist()), *reference)
+        made.append(latents)
+        found.append(measure(pipeline.show(latents), part, others[rows], judge, pipeline.truth(part)))
+    means = {name: interval(torch.cat([part[name] for part in found])) for name in MEASURES}
+    return {**means, "clips": len(clips)}, torch.cat(made)
+
+
 def evaluate(
-    model: AdaptedModel,
-    autoencoder: Autoencoder,
+    pipeline: Pipeline,
     judge: Judge,
     count: int = 200,
-    steps: int = 25,
-    guidance: float = 2.0,
+    arms: Sequence[str] = ARMS,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict]:
-    """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and all arms.
+    """`{"unseen/echoreel": {measure: [mean, low, high], …, "clips": n}, …}` for both splits and these arms.
 
     All arms of a split have the same prompts and start from the same noise. "real" is the true clips of the prompts,
     as the autoencoder shows them: what the judge and the tracker can reach at best. "base" is a copy of the base model
     that no adapter was ever added to; "no_reference" is the model of all other arms, after them, without a reference,
     and has a measure more: the share of clips, `same_as_base`, whose latents equal those of "base" bit for bit.
     """
-    untouched = AdaptedModel(copy.deepcopy(model.base), model.adapter)
     result = {}
     for split, actions in (("unseen", UNSEEN), ("seen", SEEN)):
         clips = balanced(tuple(actions), count, SEED)
-        for arm in ("real", *ARMS):
-            generator = torch.Generator().manual_seed(SEED)
-            others, shown = references(arm, clips, generator)
-            made, found = [], []
-            for rows in torch.arange(len(clips)).split(AT_ONCE):
-                part, noise = clips[rows], noise_for(len(rows), SEED + int(rows[0]))
-                if arm == "real":
-                    latents = encode(autoencoder, render(part))
-                else:
-                    alone = arm in ("base", "no_reference")
-                    reference = [] if alone else [(encode(autoencoder, shown[rows]), others[rows].captions())]
-                    asked = untouched if arm == "base" else model
-                    latents = generate(asked, part.captions(), noise, *reference, steps=steps, guidance=guidance)
-                made.append(latents)
-                found.append(measure(decode(autoencoder, latents), part, others[rows], judge))
-            cell = {name: interval(torch.cat([part[name] for part in found])) for name in MEASURES}
+        for arm in arms:
+            cell, made = evaluate_arm(pipeline, judge, arm, clips)
             if arm == "base":
-                of_base = torch.cat(made)
+                of_base = made
             elif arm == "no_reference":
-                cell["same_as_base"] = interval(torch.cat(made).eq(of_base).flatten(1).all(1).float())
-            result[f"{split}/{arm}"] = {**cell, "clips": len(clips)}
-            progress(row(f"{split}/{arm}", result[f"{split}/{arm}"]))
+                cell["same_as_base"] = interval(made.eq(of_base).flatten(1).all(1).float())
+            result[f"{split}/{arm}"] = cell
+            progress(row(f"{split}/{arm}", cell))
     return result
 
 
 @torch.inference_mode()
-def evaluate_blend(
-    model: AdaptedModel, autoencoder: Autoencoder, count: int = 200, steps: int = 25, guidance: float = 2.0
-) -> dict[str, dict]:
+def evaluate_blend(pipeline: Pipeline, count: int = 200) -> dict[str, dict]:
     """How closely the first, half of each, and the second of two unseen references are followed.
 
     `{"blend/first": {"with_first": [mean, low, high], "with_second": …, "with_mean": …, "clips": n}, "blend/half": …,
@@ -142,16 +144,15 @@ def evaluate_blend(
     """
     clips = balanced(tuple(UNSEEN), count, SEED + 500)
     generator = torch.Generator().manual_seed(SEED + 500)
-    pairs = [references(arm, clips, generator) for arm in ("echoreel", "wrong")]
+    pairs = [references(arm, clips, generator, pipeline.pixels) for arm in ("echoreel", "wrong")]
     found: dict[str, list[Tensor]] = {"first": [], "half": [], "second": []}
     for rows in torch.arange(len(clips)).split(AT_ONCE):
-        shown = [(encode(autoencoder, pixels[rows]), others[rows].captions()) for others, pixels in pairs]
+        shown = [(pipeline.encode(pixels[rows]), others[rows].captions()) for others, pixels in pairs]
         for name, used in (("first", shown[:1]), ("half", shown), ("second", shown[1:])):
-            noise, captions = noise_for(len(rows), SEED + int(rows[0])), clips[rows].captions()
-            latents = generate(model, captions, noise, *used, steps=steps, guidance=guidance)
-            pixels = decode(autoencoder, latents)
+            noise = pipeline.noise((SEED + rows).tolist())
+            pixels = pipeline.show(pipeline.generate(clips[rows].captions(), noise, *used))
             found[name].append(track(pixels, background_of(pixels)))
-    first, second = (others.track() for others, _ in pairs)
+    first, second = (pipeline.truth(others) for others, _ in pairs)
     paths = {"with_first": first, "with_second": second, "with_mean": (first + second) / 2}
     return {
         f"blend/{name}": {

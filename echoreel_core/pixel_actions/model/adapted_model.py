@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,19 @@ from ...lvdm.ddim import ddim_sample
 from ...training.start import look_at_same_frame
 from ..world.words import ids
 from .base_model import LATENT_SIZE, BaseModel, adapter_config, plain_attention
+
+
+def blended(tokens: Sequence[Tensor], frames: int) -> ActionContext:
+    """The actions of tokens `[B, S, action_dim]` in equal parts, for so many latent frames."""
+    context = ActionContext.plain(tokens[0], frames)
+    if len(tokens) == 1:
+        return context
+    return ActionContext(
+        tokens=torch.cat(tuple(tokens), 1),
+        distance=context.distance.repeat(1, len(tokens)),
+        groups=tuple(part.shape[1] for part in tokens),
+        mix_weights=tokens[0].new_full((frames, len(tokens)), 1 / len(tokens)),
+    )
 
 
 def new_adapter(base: BaseModel) -> EchoReelAdapter:
@@ -34,15 +49,7 @@ class AdaptedModel(nn.Module):
 
     def with_tokens(self, x: Tensor, timesteps: Tensor, text: Tensor, *tokens: Tensor, strength: float = 1.0) -> Tensor:
         """The noise in `x`, the actions of the given tokens blended in equal parts and `strength` strong."""
-        frames = x.shape[2]
-        context = ActionContext.plain(tokens[0], frames)
-        if len(tokens) > 1:
-            context = ActionContext(
-                tokens=torch.cat(tokens, 1),
-                distance=context.distance.repeat(1, len(tokens)),
-                groups=tuple(part.shape[1] for part in tokens),
-                mix_weights=x.new_full((frames, len(tokens)), 1 / len(tokens)),
-            )
+        context = blended(tokens, x.shape[2])
         layers = [lambda hidden, layer=layer: strength * layer(hidden, context) for layer in self.adapter.attentions]
         with added_layers(self.base.unet.sites(), layers):
             return self.base.unet(x, timesteps, text)

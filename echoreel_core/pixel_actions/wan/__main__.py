@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from ...training.process_group import AcceleratedProcessGroup
+from ..evaluation.guided import CELLS
+from ..evaluation.table import ARMS
 from .by_samples import Pieces, make_base
-from .recipe import VARIANTS, Plan, make, make_adapter
+from .recipe import VARIANTS, Plan, evaluated, make, make_adapter, try_adapter
 
 
 def main() -> None:
@@ -28,24 +32,47 @@ def main() -> None:
     command = commands.add_parser("base", help="the base alone by samples, on a CPU; goes on where it was stopped")
     command.add_argument("--folder", type=Path, required=True, help="where everything is written, and gone on from")
     command.add_argument("--samples", type=int, default=Pieces.samples, help="clips that all steps together show")
+    command.add_argument("--down", type=float, default=Pieces.down, help="share over which the learning rate falls")
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     command.add_argument("--plain", action="store_true", help="no compiler")
-    command = commands.add_parser("adapter", help="one of the variants of an adapter, on a base that is there")
+    command = commands.add_parser("adapter", help="an adapter by steps, on the base of `base`; goes on as that does")
+    command.add_argument("--folder", type=Path, required=True, help="where the base and its pairs are")
+    command.add_argument("--variant", choices=VARIANTS, default="cells")
+    command.add_argument("--steps", type=int, default=4000)
+    command.add_argument("--seed", type=int, default=5)
+    command.add_argument("--threads", type=int, default=torch.get_num_threads())
+    command.add_argument("--plain", action="store_true", help="no compiler")
+    command = commands.add_parser("trial", help="an adapter by minutes, as `all` makes it")
     command.add_argument("--folder", type=Path, required=True, help="where the base is, and the adapter goes")
     command.add_argument("--pairs", type=Path, required=True, help="latents, as `all` makes them")
     command.add_argument("--variant", choices=VARIANTS, required=True)
     command.add_argument("--minutes", type=float, required=True)
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
+    command = commands.add_parser("evaluate", help="print the table and write it")
+    command.add_argument("--base", type=Path, required=True, help="the base's file")
+    command.add_argument("--adapter", type=Path, help="without one, only what needs none is measured")
+    command.add_argument("--out", type=Path, required=True, help="a JSON file; cells that are there already stay")
+    command.add_argument("--clips", type=int, default=200, help="per cell")
+    command.add_argument("--sampling-steps", type=int, default=10)
+    command.add_argument("--guidance", type=float, default=2.0)
+    command.add_argument("--arms", nargs="+", default=[*ARMS, *CELLS], help="of the table, or cells guided by a clip")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = vars(parser.parse_args())
     say, command = partial(print, flush=True), arguments.pop("command")
+    torch.set_num_threads(arguments.pop("threads", torch.get_num_threads()))
     if command == "all":
         make(Plan(**arguments), say)
     elif command == "base":
-        torch.set_num_threads(arguments["threads"])
-        make_base(arguments["folder"], Pieces(arguments["samples"]), not arguments["plain"], say)
-    else:
+        group = AcceleratedProcessGroup("cpu") if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+        pieces = Pieces(arguments["samples"], arguments["down"])
+        make_base(arguments["folder"], pieces, not arguments["plain"], say, group)
+    elif command == "adapter":
         make_adapter(**arguments, say=say)
+    elif command == "trial":
+        try_adapter(**arguments, say=say)
+    else:
+        evaluated(**arguments, say=say)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,20 @@ from torch import Tensor, nn
 
 from ...files import whole_file
 from ...lvdm.text_encoder import CLIPTextEncoder
+from ...training.process_group import ProcessGroup
 from ..evaluation.judge import JUDGE_FILE, load_judge
+from ..evaluation.table import SEED, balanced, evaluate_arm
 from ..model.embedded import load_embedded
 from ..model.files import EMBEDDED_FILE
 from ..recipes.log import Log
+from ..world.actions import SEEN
 from ..world.clips import Clips
-from . import measure
 from .clock import Every
 from .data import joined
 from .export import MODEL_FILE, VAE_FILE, read_vae, write_model
 from .model import WanConfig
 from .pairs import PairLatents
+from .pipeline import WanPipeline
 from .train_base import BaseSettings, BaseTraining, train
 from .vae import WanVAE
 
@@ -35,8 +38,9 @@ class Pieces:
     """How far to train, and on what.
 
     Attributes:
-        samples: clips that all steps together show. The learning rate falls over the last fifth of them. A training may
-            go on with another number than it was begun with, and so end sooner or later.
+        samples: clips that all steps together show. A training may go on with another number than it was begun with,
+            and so end sooner or later.
+        down: the last share of them, over which the learning rate falls.
         batch: clips a step. The optimizer's own work is the same for any number.
         motions: in a chunk, each by two figures.
         first, each, chunks: it starts on `first` chunks, and makes one more after each `each` samples until there are
@@ -45,7 +49,8 @@ class Pieces:
     """
 
     samples: int = 160_000
-    batch: int = 32
+    down: float = 0.2
+    batch: int = 16
     motions: int = 16
     first: int = 4
     each: int = 750
@@ -71,17 +76,21 @@ class ByTheSample:
         text: CLIPTextEncoder,
         vae: WanVAE,
         seconds: float = 300,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.folder, self.pieces, self.vae, self.path = folder, pieces, vae, folder / STATE_FILE
+        self.group = group or ProcessGroup()
         self._every, self._chunks = Every(seconds), []
-        self.training = BaseTraining(settings, config, text, *self._clips(self._due(self.left_at())))
+        self.training = BaseTraining(settings, config, text, *self._clips(self._due(self.left_at())), self.group)
 
     def left_at(self) -> int:
         """The step to go on with."""
         return torch.load(self.path, weights_only=True, mmap=True)["number"] if self.path.exists() else 0
 
     def keep(self) -> None:
-        """Write the state, whole."""
+        """Write the state, whole; one process does."""
+        if self.group.rank:
+            return
         with whole_file(self.path) as temporary:
             torch.save(self.training.state(), temporary)
 
@@ -96,31 +105,42 @@ class ByTheSample:
             yield done / self.pieces.samples
             if self._every():
                 self.keep()
-            if done // self.pieces.check < (done + batch) // self.pieces.check:
+            if not self.group.rank and done // self.pieces.check < (done + batch) // self.pieces.check:
                 check(training.average)
         self.keep()
 
     def _due(self, step: int) -> int:
-        pieces = self.pieces
-        return min(pieces.chunks, pieces.first + step * pieces.batch // pieces.each)
+        pieces, count = self.pieces, self.group.count
+        return min(pieces.chunks, pieces.first + step * pieces.batch // (pieces.each * count) * count)
 
     def _clips(self, chunks: int) -> tuple[Clips, Tensor]:
-        for seed in range(len(self._chunks) + 1, chunks + 1):
-            self._chunks.append(PairLatents.kept(self.folder, self.vae, seed, self.pieces.motions))
+        seeds = range(len(self._chunks) + 1, chunks + 1)
+        for seed in seeds[self.group.rank :: self.group.count]:
+            self._chunk(seed)
+        self.group.barrier()
+        self._chunks += [self._chunk(seed) for seed in seeds]
         clips = joined([half for chunk in self._chunks for half in chunk.clips])
         return clips, torch.cat([chunk.latents.flatten(0, 1) for chunk in self._chunks])
 
+    def _chunk(self, seed: int) -> PairLatents:
+        return PairLatents.kept(self.folder, self.vae, seed, self.pieces.motions)
 
-def make_base(folder: Path, pieces: Pieces, fast: bool, say: Callable[[str], None]) -> None:
+
+def make_base(
+    folder: Path, pieces: Pieces, fast: bool, say: Callable[[str], None], group: ProcessGroup | None = None
+) -> None:
     """Write the base into the folder, by the samples that are left; a line to `say` and log.jsonl now and then."""
     start, file = time.monotonic(), Log(folder / "log.jsonl")
     text, judge = load_embedded(EMBEDDED_FILE)[0].base.text, load_judge(JUDGE_FILE)
     vae, config = read_vae(Path(__file__).with_name(VAE_FILE)), WanConfig()
-    settings = BaseSettings(batch=pieces.batch, down=0.2)
-    work = ByTheSample(folder, pieces, settings, config, text, vae)
+    settings = BaseSettings(batch=pieces.batch, down=pieces.down)
+    work = ByTheSample(folder, pieces, settings, config, text, vae, group=group)
+    seen = balanced(tuple(SEEN), pieces.clips, SEED)
     told = [start, work.left_at()]  # when, and at which step, the last line about the training was logged
 
     def log(**values: object) -> None:
+        if work.group.rank:
+            return
         now = time.monotonic()
         if "share" in values:
             values["samples_a_second"] = (values["step"] - told[1]) * pieces.batch / (now - told[0])
@@ -129,10 +149,12 @@ def make_base(folder: Path, pieces: Pieces, fast: bool, say: Callable[[str], Non
         say(f"{now - start:6.1f} s  {json.dumps(values)}")
 
     def save(model: nn.Module) -> None:
-        write_model(folder / MODEL_FILE, model.state_dict(), config)
+        if not work.group.rank:
+            write_model(folder / MODEL_FILE, model.state_dict(), config)
 
     def check(model: nn.Module) -> None:
         save(model)
-        measure.base(model, text, vae, judge, pieces.clips, log, pieces.steps, splits=("seen",))
+        pipeline = WanPipeline(model, text, vae, steps=pieces.steps)
+        log(stage="seen actions", **evaluate_arm(pipeline, judge, "base", seen)[0])
 
     save(train(work.training, lambda: work.shares(check), log, save, fast))

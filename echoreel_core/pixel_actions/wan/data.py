@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ..world.actions import CHANNELS
 from ..world.clips import Clips, render
-from .latents import FRAMES, RESOLUTION, SHAPE, encode, products
+from .latents import FRAMES, RESOLUTION, encode, products
 from .vae import WanVAE
+
+FEW_AT_ONCE = 4
+"""Clips through the VAE on a CPU, whose cache more of them do not fit into."""
+
+
+def parts(clips: Clips, count: int) -> list[Clips]:
+    """The clips, so many at a time."""
+    return [clips[start : start + count] for start in range(0, len(clips), count)]
 
 
 def joined(parts: list[Clips]) -> Clips:
@@ -27,9 +35,6 @@ def turns(clips: Clips) -> Tensor:
 def latents_of(vae: WanVAE, clips: Clips) -> Tensor:
     """Latents `[batch, 16, 9, 8, 8]` of clips, bfloat16, on the VAE's device."""
     device = next(vae.parameters()).device
-    at_once = 4 if device.type == "cpu" else 64  # more does not fit into a CPU's cache
-    out = torch.empty(len(clips), *SHAPE, dtype=torch.bfloat16, device=device)
-    for rows in torch.arange(len(clips)).split(at_once):
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
-        out[part] = encode(vae, render(clips[part].to(device), RESOLUTION, FRAMES), products(device))
-    return out
+    each = parts(clips, FEW_AT_ONCE if device.type == "cpu" else 64)
+    made = [encode(vae, render(part.to(device), RESOLUTION, FRAMES), products(device)).bfloat16() for part in each]
+    return torch.cat(made)

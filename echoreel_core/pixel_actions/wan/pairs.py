@@ -54,6 +54,14 @@ class PairLatents:
             write_safetensors(path, {"latents": cls.make(vae, seed, seed, chunk).latents})
         return cls(pair(seed, chunk), read_tensors(path)["latents"])
 
+    @classmethod
+    def all_kept(cls, folder: Path, chunk: int) -> PairLatents:
+        """All chunks of a folder, of so many motions each."""
+        paths = sorted(folder.glob("pairs-*.safetensors"))
+        halves = zip(*(pair(int(path.stem.split("-")[1]), chunk) for path in paths), strict=True)
+        latents = torch.cat([read_tensors(path)["latents"] for path in paths], 1)
+        return cls(tuple(joined(list(half)) for half in halves), latents)
+
 
 class WanPairs:
     """A `PairSource`. A pair's number tells its motion and which of the two figures to make.

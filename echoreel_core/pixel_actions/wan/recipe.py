@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,25 +17,28 @@ import torch
 from torch import nn
 
 from ...files import write_safetensors
-from ...lvdm.text_encoder import CLIPTextEncoder
+from ..evaluation.guided import evaluate_guided
 from ..evaluation.judge import JUDGE_FILE, Judge, load_judge
+from ..evaluation.table import HEADER, SEED, balanced, evaluate, evaluate_arm, write
 from ..model.embedded import load_embedded
 from ..model.files import EMBEDDED_FILE
 from ..recipes.log import Log
-from . import measure
+from ..world.actions import NAMES, SEEN, UNSEEN
+from .adapter import load_adapter
+from .by_samples import Pieces
 from .clock import steps
 from .data import joined
 from .export import MODEL_FILE, VAE_FILE, read_model, read_vae, write_model, write_vae
 from .latents import FRAMES
-from .model import WanConfig, WanModel
+from .model import WanConfig
 from .pairs import CHUNK, PairLatents
-from .train_adapter import AdapterSettings
+from .pipeline import WanPipeline
+from .train_adapter import AdapterSettings, train_steps
 from .train_adapter import train as train_adapter
 from .train_base import BaseSettings, BaseTraining
 from .train_base import train as train_base
 from .train_vae import VAESettings
 from .train_vae import train as train_vae
-from .vae import WanVAE
 
 # Of sampling, beside the one that the table is made with.
 _OTHERS = ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 3.0}, {"guidance": 4.0}, {"shift": 5.0}, {"shift": 8.0})
@@ -45,6 +49,7 @@ VARIANTS = {
     "vectors": AdapterSettings(position="relative_vectors"),
     "bias-fast-prism": AdapterSettings(prism_rate=1.0),
     "bias-cells": AdapterSettings(cells=4, prism_rate=1.0),
+    "cells": AdapterSettings(cells=4, prism_rate=0.3, optimizer="muon", rate=3e-3, batch=16),
 }
 """Forms of the adapter, and ways to train it, that are tried beside each other."""
 
@@ -92,7 +97,7 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     def left() -> float:
         return plan.minutes - (time.monotonic() - start) / 60
 
-    text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(JUDGE_FILE).to(device)
+    text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(JUDGE_FILE)
     path = plan.folder / VAE_FILE
     made = path if path.exists() or plan.tiny else Path(__file__).with_name(VAE_FILE)
     if made.exists():
@@ -101,7 +106,14 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
         sizes = {"width": 8, "frames": 2 * FRAMES} if plan.tiny else {}
         vae = train_vae(VAESettings(plan.vae_minutes, **sizes), device, log, graphs=not plan.plain)
         write_vae(path, vae)
-    _guarded(log, lambda: results.add(**measure.real(vae, judge, 24 if plan.tiny else 480, log)))
+
+    def measure_real() -> None:
+        clips = balanced(NAMES, 24 if plan.tiny else 480, SEED)
+        cell, _ = evaluate_arm(WanPipeline(None, text, vae), judge, "real", clips)
+        log(stage="real through the VAE", **cell)
+        results.add(real=cell)
+
+    _guarded(log, measure_real)
     pairs = PairLatents.make(vae, 1, plan.chunks, 64 if plan.tiny else CHUNK)
     log(stage="latents", chunks=plan.chunks)
     config = WanConfig(width=64, depth=2, heads=2, feed_forward=128) if plan.tiny else WanConfig()
@@ -128,15 +140,14 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     finally:
         saved(training.average)
     count = 16 if plan.tiny else 160
-    _guarded(log, lambda: _measure(training.average, text, vae, judge, count, plan, results, log, left))
+    pipeline = partial(WanPipeline, training.average, text, vae)
+    _guarded(log, lambda: _measure(pipeline, judge, count, plan, results, log, left))
     if plan.adapter_minutes:
         _train_adapters(plan, pairs, left)
 
 
 def _measure(
-    model: WanModel,
-    text: CLIPTextEncoder,
-    vae: WanVAE,
+    pipeline: Callable[..., WanPipeline],
     judge: Judge,
     count: int,
     plan: Plan,
@@ -146,16 +157,20 @@ def _measure(
 ) -> None:
     from ..world.pictures import contact_sheet
 
-    cells, pixels = measure.base(model, text, vae, judge, count, log)
+    cells, sheet = {}, {}
+    for split, actions in (("seen", SEEN), ("unseen", UNSEEN)):
+        clips = balanced(tuple(actions), count, SEED)
+        cells[split], latents = evaluate_arm(pipeline(), judge, "base", clips)
+        each = max(1, count // 16)
+        for row, pixels in zip(range(0, count, each), pipeline().show(latents[:count:each]), strict=True):
+            sheet[f"{split} {row}"] = pixels
+        log(stage="base", split=split, **cells[split])
     results.add(base=cells)
-    each = max(1, count // 16)
-    clips = {
-        f"{split} {row}": part[row].float().cpu() for split, part in pixels.items() for row in range(0, count, each)
-    }
-    contact_sheet(clips, factor=2).save(plan.folder / "sheet.png")
+    contact_sheet(sheet, factor=2).save(plan.folder / "sheet.png")
     for other in _OTHERS:
         if left() - plan.adapter_minutes > 0.05:
-            cells, _ = measure.base(model, text, vae, judge, count // 2, log, **other)
+            cells = evaluate(pipeline(**other), judge, count // 2, ("base",))
+            log(stage="base", **other, **cells)
             results.add(**{json.dumps(other): cells})
 
 
@@ -163,7 +178,7 @@ def _train_adapters(plan: Plan, pairs: PairLatents, left: Callable[[], float]) -
     """All variants at once, each in a process of its own: none of them fills a GPU."""
     with TemporaryDirectory() as folder:
         torch.save((pairs.clips, pairs.latents.cpu()), Path(folder) / "pairs.pt")
-        command = [sys.executable, "-m", __package__, "adapter", "--folder", str(plan.folder), "--device", plan.device]
+        command = [sys.executable, "-m", __package__, "trial", "--folder", str(plan.folder), "--device", plan.device]
         command += ["--pairs", f"{folder}/pairs.pt", "--minutes", f"{max(0.1, left()):.3f}"]
         command += ["--tiny"] if plan.tiny else []
         running = [subprocess.Popen([*command, "--variant", name]) for name in VARIANTS]
@@ -171,7 +186,7 @@ def _train_adapters(plan: Plan, pairs: PairLatents, left: Callable[[], float]) -
             process.wait()
 
 
-def make_adapter(
+def try_adapter(
     folder: Path, pairs: Path, variant: str, minutes: float, device: str, tiny: bool, say: Callable
 ) -> None:
     """One variant on the base in `folder`: writes it, and adds what it does to log.jsonl."""
@@ -184,7 +199,7 @@ def make_adapter(
         say(f"{time.monotonic() - start:6.1f} s  {variant}  {json.dumps(values)}")
 
     embedded = load_embedded(EMBEDDED_FILE)[0]
-    text, judge = embedded.base.text.to(where), load_judge(JUDGE_FILE).to(where)
+    text, judge = embedded.base.text.to(where), load_judge(JUDGE_FILE)
     vae, model = read_vae(folder / VAE_FILE, where), read_model(folder / MODEL_FILE, where)
     clips, latents = torch.load(pairs, weights_only=False)  # this program's own file
     settings = VARIANTS[variant]
@@ -195,7 +210,38 @@ def make_adapter(
     adapter = train_adapter(settings, max(0.05, left), model, text, PairLatents(clips, latents.to(where)), log)
     path = folder / f"adapter-{variant}.safetensors"
     write_safetensors(path, adapter.state_dict(), adapter.config.to_json(), dtype=torch.float16)
-    _guarded(log, lambda: measure.followed(model, adapter, text, vae, judge, 8 if tiny else 160, log))
+    pipeline, count = WanPipeline(model, text, vae, adapter), 8 if tiny else 160
+    _guarded(log, lambda: log(stage="followed", **evaluate(pipeline, judge, count, ("echoreel",))))
+
+
+def make_adapter(folder: Path, variant: str, steps: int, seed: int, plain: bool, say: Callable[[str], None]) -> None:
+    """One variant on the base and the pairs in `folder`, into a folder in it; see `train_adapter.train_steps`."""
+    text, model = load_embedded(EMBEDDED_FILE)[0].base.text, read_model(folder / MODEL_FILE)
+    latents = PairLatents.all_kept(folder, Pieces.motions)
+    where = folder / f"adapter-{variant}-{seed}"
+    train_steps(where, replace(VARIANTS[variant], seed=seed), steps, model, text, latents, say, not plain)
+
+
+def evaluated(
+    base: Path,
+    adapter: Path | None,
+    out: Path,
+    clips: int,
+    sampling_steps: int,
+    guidance: float,
+    arms: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    """Write the table's cells of these arms into `out`, which keeps its others."""
+    text, vae = load_embedded(EMBEDDED_FILE)[0].base.text, read_vae(Path(__file__).with_name(VAE_FILE))
+    trained = load_adapter(adapter) if adapter else None
+    pipeline = WanPipeline(read_model(base), text, vae, trained, sampling_steps, guidance)
+    judge, result = load_judge(JUDGE_FILE), json.loads(out.read_text()) if out.exists() else {}
+    say(HEADER)
+    own = [arm for arm in arms if "/" not in arm]
+    result |= evaluate(pipeline, judge, clips, own, say)
+    result |= evaluate_guided(pipeline, judge, clips, [arm for arm in arms if arm not in own], progress=say)
+    write(result, out)
 
 
 def _guarded(log: Callable[..., None], work: Callable[[], None]) -> None:

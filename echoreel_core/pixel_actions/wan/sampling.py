@@ -7,9 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...lvdm.text_encoder import CLIPTextEncoder
-from ..world.words import ids
-from .latents import SHAPE
+from .latents import products
 from .model import WanModel
 from .train_base import SHIFT, shifted
 
@@ -27,30 +25,17 @@ def euler(velocity: Velocity, noise: Tensor, steps: int, shift: float = SHIFT) -
     return x
 
 
-@torch.inference_mode()
-def generate(
-    model: WanModel,
-    text: CLIPTextEncoder,
-    captions: list[str],
-    noise: Tensor,
-    steps: int = 25,
-    guidance: float = 2.0,
-    shift: float = SHIFT,
-) -> Tensor:
-    """Latents `[batch, 16, 9, 8, 8]` of these prompts, from `noise`, on its device; bfloat16 products on CUDA."""
-    device = noise.device
-    told = text(ids(captions + [""] * len(captions)).to(device))
+def velocity_of(model: WanModel, text: Tensor, guidance: float) -> Velocity:
+    """What the model predicts under classifier-free guidance, its products in bfloat16 wherever that is quick.
+
+    Args:
+        text: tokens `[2 · B, 77, text_width]` of B prompts and of as many empty ones.
+    """
 
     def velocity(x: Tensor, level: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            both = model(x.repeat(2, 1, 1, 1, 1), level.repeat(2) * 1000, told)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=products(x.device) == torch.bfloat16):
+            both = model(x.repeat(2, 1, 1, 1, 1), level.repeat(2) * 1000, text)
         positive, negative = both.float().chunk(2)
         return negative + guidance * (positive - negative)
 
-    return euler(velocity, noise, steps, shift)
-
-
-def noise_for(count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
-    """Noise `[count, 16, 9, 8, 8]`; each clip's depends on its own seed alone."""
-    each = [torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed + i)) for i in range(count)]
-    return torch.stack(each).to(device)
+    return velocity

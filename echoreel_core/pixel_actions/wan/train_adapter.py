@@ -1,21 +1,25 @@
-"""Train an adapter on the second base with the shipped trainer, in as many steps as the time allows."""
+"""Train an adapter on the second base with the shipped trainer: so many steps, or as many as the time allows."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from ...action.adapter import EchoReelAdapter
 from ...action.attention import Position
 from ...lvdm.text_encoder import CLIPTextEncoder
-from ...training.config import TrainingSettings
+from ...training.config import OutputSettings, TrainingSettings
+from ...training.optimizer import OptimizerName
 from ...training.process_group import ProcessGroup
-from ...training.trainer import Trainer
+from ...training.run import TrainingRun
+from ...training.trainer import StepResult, Trainer
 from .adapter import adapter_config
 from .clock import Every
+from .latents import FRAMES, RESOLUTION, products
 from .model import WanModel
 from .pairs import DROP, PairLatents, WanPairs
 from .trainable import WanTrainable
@@ -32,19 +36,27 @@ class AdapterSettings:
     position: Position = "relative_bias"
     prism_rate: float = 0.1
     prism_start: int = 1200
+    optimizer: OptimizerName = "adamw"
     rate: float = 2e-3
     batch: int = 64
     seed: int = 5
 
 
 def _trainer(
-    settings: AdapterSettings, steps: int, start: int, model: WanModel, pairs: WanPairs, device: torch.device
+    settings: AdapterSettings,
+    steps: int,
+    start: int,
+    model: WanModel,
+    pairs: WanPairs,
+    device: torch.device,
+    compiled: bool = False,
 ) -> Trainer:
     torch.manual_seed(settings.seed)
     adapter = EchoReelAdapter(adapter_config(model, settings.cells, settings.position))
     training = TrainingSettings(
         steps=steps,
         batch_size=settings.batch,
+        optimizer=settings.optimizer,
         learning_rate=settings.rate,
         prism_rate=settings.prism_rate,
         prism_start_steps=start,
@@ -52,7 +64,8 @@ def _trainer(
         weighting="none",
         text_dropout=0.0,  # the pairs withhold captions, words and all
         average=0.99,
-        mixed_precision="bf16" if device.type == "cuda" else "no",
+        mixed_precision="bf16" if products(device) == torch.bfloat16 else "no",
+        compile="default" if compiled else "no",
         seed=settings.seed,
     )
     return Trainer(WanTrainable(model), adapter, pairs, training, ProcessGroup(device))
@@ -90,6 +103,30 @@ def train(
     trainer.close()
     trainer.adapter.load_state_dict(trainer.average.weights())
     return trainer.adapter.requires_grad_(False).eval()
+
+
+def train_steps(
+    folder: Path,
+    settings: AdapterSettings,
+    steps: int,
+    model: WanModel,
+    text: CLIPTextEncoder,
+    latents: PairLatents,
+    say: Callable[[str], None],
+    compiled: bool = True,
+) -> None:
+    """Writes adapter.safetensors, checkpoints and metrics.jsonl into `folder`; goes on from the last checkpoint."""
+    pairs, device = WanPairs(latents, text, drop=DROP), latents.latents.device
+    trainer = _trainer(settings, steps, settings.prism_start, model, pairs, device, compiled)
+    output = OutputSettings(folder, name="adapter", stored_as="float32", checkpoint_every=100, held_out_every=0)
+    run = TrainingRun(trainer, output, {"frames": FRAMES, "fps": 16, "width": RESOLUTION, "height": RESOLUTION})
+    run.resume()
+
+    def on_step(result: StepResult) -> None:
+        if result.step % output.log_every == 0:
+            say(f"step {result.step}/{steps}  loss {result.loss:.4f}")
+
+    run(on_step)
 
 
 def _seconds_per_step(trainer: Trainer) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...lvdm.text_encoder import CLIPTextEncoder
+from ...training.process_group import ProcessGroup
 from ..world.clips import Clips
 from .captions import Captions
 from .clock import Every, factor, graphed
@@ -40,21 +41,34 @@ def shifted(u: Tensor, shift: float) -> Tensor:
     return shift * u / (1 + (shift - 1) * u)
 
 
+def unshifted(level: float, shift: float) -> float:
+    """The u of which `shifted` makes this noise level."""
+    return level / (shift - (shift - 1) * level)
+
+
 class BaseTraining:
     """Model, data and optimizer, and one step that reads nothing back from the device.
 
     Args:
         text: the frozen text encoder of the embedded model.
         clips, latents: see `take`.
+        group: of the processes that share each step's clips; all draw the same chances.
 
     Attributes:
         number: of the next step.
     """
 
     def __init__(
-        self, settings: BaseSettings, config: WanConfig, text: CLIPTextEncoder, clips: Clips, latents: Tensor
+        self,
+        settings: BaseSettings,
+        config: WanConfig,
+        text: CLIPTextEncoder,
+        clips: Clips,
+        latents: Tensor,
+        group: ProcessGroup | None = None,
     ) -> None:
         device = latents.device
+        self.group = group or ProcessGroup(device)
         torch.manual_seed(settings.seed)
         self.settings, self.number = settings, 0
         self.text = text.to(device).requires_grad_(False).eval()
@@ -101,30 +115,35 @@ class BaseTraining:
             for block in self.model.blocks:
                 block._compiled_call_impl = None
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean latents, noise levels `[batch]`, one from each equal part of the schedule, and text tokens."""
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """This process's share of a batch: clean latents, noise, noise levels, one from each equal part of the
+        schedule, and text tokens."""
         count, device = self.settings.batch, self.latents.device
         rows = torch.searchsorted(self._likely, torch.rand(count, device=device)).clamp(max=len(self._likely) - 1)
         u = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
+        captions = self.captions.dropped(rows)
+        noise = torch.randn(count, *self.latents.shape[1:], device=device)
+        own = slice(self.group.rank, None, self.group.count)
         with torch.no_grad():
-            text = self.text(self.captions.dropped(rows))
-        return self.latents[rows].float(), shifted(u, SHIFT), text
+            text = self.text(captions[own])
+        return self.latents[rows[own]].float(), noise[own], shifted(u[own], SHIFT), text
 
     def step(self) -> None:
-        clean, level, text = self.draw()
-        noise = torch.randn_like(clean)
+        clean, noise, level, text = self.draw()
         share = level.view(-1, 1, 1, 1, 1)
         with torch.autocast(clean.device.type, torch.bfloat16, cache_enabled=False):
             velocity = self.model(torch.lerp(clean, noise, share), level * 1000, text)
         error = (velocity.float() - (noise - clean)).square().mean((1, 2, 3, 4))
-        self.optimizer.step(torch.autograd.grad(error.mean(), self.optimizer.parameters))
+        gradients = torch.autograd.grad(error.mean(), self.optimizer.parameters)
+        self.group.mean_(gradients)
+        self.optimizer.step(gradients)
         with torch.no_grad():
             parts = error.detach().tensor_split(3)
             self.sums += torch.stack([torch.ones_like(self.keep), *(part.mean() for part in parts)])
             self._follow()
 
     def tell(self, log: Callable[..., None], share: float) -> None:
-        """Logs the mean errors since the last time."""
+        """Logs the mean errors since the last time, those of this process."""
         count, *errors = self.sums.tolist()
         self.sums.zero_()
         low, middle, high = (value / count for value in errors)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
-from echoreel_core.pixel_actions.evaluation.guided import CELLS, Guidance, evaluate_guided, generate_guided
+from echoreel_core.pixel_actions.evaluation.guidance import Guidance
+from echoreel_core.pixel_actions.evaluation.guided import CELLS, evaluate_guided
 from echoreel_core.pixel_actions.evaluation.judge import load_judge
+from echoreel_core.pixel_actions.evaluation.lvdm import LVDMPipeline, generate_guided
 from echoreel_core.pixel_actions.evaluation.table import MEASURES
 from echoreel_core.pixel_actions.model.adapted_model import generate, noise_for
 from echoreel_core.pixel_actions.model.embedded import load_embedded
@@ -39,7 +41,7 @@ def test_it_moves_towards_the_reference_and_a_still_one_leaves_the_base_model_al
 
 def test_every_arm_has_every_measure():
     model, autoencoder = load_embedded(EMBEDDED_FILE)
-    result = evaluate_guided(model.base, autoencoder, load_judge(JUDGE), count=16, steps=1, each=1)
+    result = evaluate_guided(LVDMPipeline(model, autoencoder, steps=1), load_judge(JUDGE), count=16, each=1)
     assert set(result) == set(CELLS)
     for name, cell in result.items():
         assert set(cell) == {*MEASURES, "clips"} and cell["clips"] == (8 if name.startswith("unseen") else 16)

@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from echoreel_core.action.adapter import EchoReelAdapter
+from echoreel_core.pixel_actions.evaluation.guidance import Guidance
+from echoreel_core.pixel_actions.evaluation.guided import evaluate_guided
+from echoreel_core.pixel_actions.evaluation.judge import JUDGE_FILE, load_judge
+from echoreel_core.pixel_actions.evaluation.table import MEASURES, evaluate
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
 from echoreel_core.pixel_actions.wan import recipe
+from echoreel_core.pixel_actions.wan.adapter import adapter_config, load_adapter
 from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces
 from echoreel_core.pixel_actions.wan.captions import Captions
 from echoreel_core.pixel_actions.wan.data import turns
@@ -31,8 +36,10 @@ from echoreel_core.pixel_actions.wan.latents import (
 from echoreel_core.pixel_actions.wan.model import WanConfig, WanModel, start
 from echoreel_core.pixel_actions.wan.optimize import Optimizer, orthogonalised
 from echoreel_core.pixel_actions.wan.pairs import PairLatents, WanPairs
+from echoreel_core.pixel_actions.wan.pipeline import WanPipeline
 from echoreel_core.pixel_actions.wan.sampling import euler
-from echoreel_core.pixel_actions.wan.train_base import BaseSettings, train
+from echoreel_core.pixel_actions.wan.train_adapter import AdapterSettings, train_steps
+from echoreel_core.pixel_actions.wan.train_base import BaseSettings, shifted, train, unshifted
 from echoreel_core.pixel_actions.wan.trainable import WanTrainable
 from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
 from echoreel_core.pixel_actions.world.actions import SEEN
@@ -40,6 +47,7 @@ from echoreel_core.pixel_actions.world.clips import backgrounds, draw_clips, ren
 from echoreel_core.pixel_actions.world.words import END_ROW, UNKNOWN, content_rows, ids
 from echoreel_core.training.config import TrainingSettings
 from echoreel_core.training.default_sizes import AdapterInputs, general_form
+from echoreel_core.training.process_group import ProcessGroup
 from echoreel_core.training.trainer import Trainer
 
 
@@ -153,6 +161,19 @@ def test_a_pair_is_one_motion_by_two_figures(pairs):
     assert len(pairs) == 2 * (8 + int(turns(first).sum()))
 
 
+@pytest.fixture(scope="module")
+def pipeline():
+    """A base and an adapter of random weights, the adapter's layers with something to add."""
+    torch.manual_seed(0)
+    model = start(WanModel(WanConfig(width=32, depth=2, heads=2, feed_forward=64))).requires_grad_(False)
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    adapter = EchoReelAdapter(adapter_config(model, cells=4)).requires_grad_(False)
+    for layer in adapter.attentions:
+        torch.nn.init.normal_(layer.to_out.weight, std=0.1)
+    text = load_embedded(EMBEDDED_FILE)[0].base.text
+    return WanPipeline(model, text, WanVAE(8).requires_grad_(False), adapter, steps=2)
+
+
 def test_the_trainer_takes_the_second_base(pairs):
     """One step of the shipped trainer moves the added layers, and nothing of the base."""
     torch.manual_seed(0)
@@ -170,13 +191,25 @@ def test_the_trainer_takes_the_second_base(pairs):
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
+def test_an_adapter_by_steps_is_written_and_goes_on_where_it_was(pairs, pipeline, tmp_path):
+    settings, told = AdapterSettings(cells=4, prism_start=1, batch=2), []
+    work = pipeline.model, pipeline.text, PairLatents(pairs.clips, pairs.latents)
+    train_steps(tmp_path, settings, 1, *work, told.append, compiled=False)
+    train_steps(tmp_path, settings, 10, *work, told.append, compiled=False)
+    assert len(told) == 1 and told[0].startswith("step 10/10  loss ")
+    steps = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert steps == ["step-0000001", "step-0000010"]
+    adapter = load_adapter(tmp_path / "adapter.safetensors")
+    assert adapter.config.prism.grid == (4, 4) and adapter.attentions[0].to_out.weight.any()
+
+
 SMALL = {"samples": 24, "batch": 4, "motions": 1, "first": 1, "each": 8, "chunks": 2}
 
 
-def by_the_sample(folder, vae, **changed):
+def by_the_sample(folder, vae, group=None, **changed):
     text = load_embedded(EMBEDDED_FILE)[0].base.text
     config = WanConfig(width=32, depth=1, heads=2, feed_forward=64)
-    return ByTheSample(folder, Pieces(**{**SMALL, **changed}), BaseSettings(batch=4), config, text, vae, 0.0)
+    return ByTheSample(folder, Pieces(**{**SMALL, **changed}), BaseSettings(batch=4), config, text, vae, 0.0, group)
 
 
 def trained(work, stop_at=None):
@@ -218,6 +251,65 @@ def test_a_base_may_go_on_for_longer_than_it_was_begun_with(tmp_path):
     assert more.left_at() == 6
     trained(more)
     assert more.left_at() == 8
+
+
+def test_the_table_measures_the_second_base_as_the_first(pipeline):
+    judge = load_judge(JUDGE_FILE)
+    table = evaluate(pipeline, judge, 8, ("real", "base", "echoreel", "still", "no_reference"))
+    guided = evaluate_guided(pipeline, judge, 8, ("unseen/guided", "unseen/guided_moved"))
+    for cell in (*table.values(), *guided.values()):
+        assert cell["clips"] in (8, 16) and all(len(cell[name]) == 3 for name in MEASURES)
+    assert table["unseen/no_reference"]["same_as_base"] == [1.0, 1.0, 1.0]
+
+
+def test_references_are_blended_in_equal_parts(pipeline, clips):
+    captions, noise = clips[:2].captions(), pipeline.noise([1, 2])
+    one, other = ((pipeline.encode(pipeline.pixels(part)), part.captions()) for part in (clips[2:4], clips[4:6]))
+    alone, blended = pipeline.generate(captions, noise, one), pipeline.generate(captions, noise, one, other)
+    assert torch.allclose(pipeline.generate(captions, noise, one, one), alone, atol=1e-5)
+    assert not torch.allclose(blended, alone, atol=1e-3)
+    assert torch.allclose(pipeline.generate(captions, noise, other, one), blended, atol=1e-5)
+
+
+def test_a_guided_run_moves_towards_the_reference_and_a_still_one_changes_nothing(pipeline, clips):
+    pipeline = WanPipeline(pipeline.model, pipeline.text, pipeline.vae, steps=8)
+    captions, noise = clips[:2].captions(), pipeline.noise([1, 2])
+    reference = pipeline.encode(pipeline.pixels(clips[2:4]))
+    alone = pipeline.base(captions, noise)
+    still = reference[:, :, 4:5].expand_as(reference)
+    assert torch.equal(pipeline.guided(captions, noise, still, Guidance()), alone)
+
+    def away(latents):
+        changes, wanted = (x - x.mean(2, keepdim=True) for x in (latents, reference))
+        return (changes - wanted).square().mean()
+
+    assert away(pipeline.guided(captions, noise, reference, Guidance())) < away(alone)
+
+
+def test_noise_levels_go_both_ways():
+    u = torch.linspace(0, 1, 9)
+    assert [unshifted(level, 5.0) for level in shifted(u, 5.0).tolist()] == pytest.approx(u.tolist(), abs=1e-6)
+
+
+class OneOfTwo(ProcessGroup):
+    """One of two processes of which the other does nothing."""
+
+    count = 2
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank = rank
+
+
+def test_processes_share_a_batch_and_draw_the_same_chances(tmp_path):
+    torch.manual_seed(0)
+    vae = WanVAE(8).requires_grad_(False)
+    whole, *halves = (
+        by_the_sample(tmp_path, vae, chunks=1, group=group).training.draw()
+        for group in (ProcessGroup(), OneOfTwo(0), OneOfTwo(1))
+    )
+    for all_of_it, *parts in zip(whole, *halves, strict=True):
+        assert torch.equal(torch.stack(parts, 1).flatten(0, 1), all_of_it)
 
 
 @pytest.mark.heavy
