@@ -21,7 +21,17 @@ from ..errors import EchoReelError, counted
 from ..progress import Progress
 from ..video.captions import caption_of_names, sidecar_caption
 from ..video.kinds import is_clip
-from .database import ELSEWHERE, VERSION, connect, make_tables, plain_errors, pragma, read_facts, write_facts
+from .database import (
+    ELSEWHERE,
+    VERSION,
+    block_word,
+    connect,
+    make_tables,
+    plain_errors,
+    pragma,
+    read_facts,
+    write_facts,
+)
 from .tables import read_table
 from .words import indexed
 
@@ -274,7 +284,7 @@ class _Build:
     def _stored(self, first: int, end: int) -> Iterator[_Clip]:
         """What the library holds of a table's rows from `first` to `end`."""
         for base in (0, ELSEWHERE):
-            query = "SELECT rowid, * FROM captions WHERE rowid >= ? AND rowid < ?"
+            query = "SELECT rowid, words, caption, link, file, stamp FROM captions WHERE rowid >= ? AND rowid < ?"
             yield from map(_Clip._make, self.db.execute(query, (base + first, base + end)))
 
     def _write(self, old: list[int], new: list[_Clip]) -> None:
@@ -290,5 +300,6 @@ class _Build:
             # ascending ids: the index writes out what it has gathered each time they go back
             db.executemany("DELETE FROM captions WHERE rowid = ?", ((id,) for id in sorted(old)))
             db.executemany(
-                "INSERT INTO captions(rowid, words, caption, link, file, stamp) VALUES (?, ?, ?, ?, ?, ?)", sorted(new)
+                "INSERT INTO captions(rowid, words, caption, link, file, stamp, block) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((*clip, block_word(clip.id)) for clip in sorted(new)),
             )

@@ -12,11 +12,16 @@ from pathlib import Path
 from ..errors import EchoReelError
 
 APPLICATION = 0x4563686F  # "Echo", in the file's header: what tells a library from other databases
-VERSION = 3
-"""Formats 1 and 2 kept clips and counts of words in tables of their own. A library in these formats is rebuilt."""
+VERSION = 4
+"""Formats 1 and 2 kept clips and counts of words in tables of their own, format 3 had no blocks. A library in these
+formats is rebuilt."""
 ELSEWHERE = 1 << 32
 """Clips on disk have lower ids, all others have ids from here on. FTS5 returns matches by ascending id, so the few
 clips on disk are found at once among millions of captions."""
+BLOCK = 1 << 18
+"""Captions in a block: so many neighbouring ids. The index holds each caption's block as a word of its own, so that a
+search that asks for it too ends with the block. FTS5 looks at a bound of ids at matches alone, and reads the entries of
+words that never occur together to the end."""
 PATIENCE = 8
 """Seconds of the processor's time that opening and searching a library may take: one from somebody else may be made to
 take forever."""
@@ -27,15 +32,20 @@ word."""
 STEMS = f"porter {LETTERS}"
 """The tokenizer of captions, which also takes Porter's English stems: "Jumps" and "jumping" are both "jump"."""
 
-# words: the caption as it is indexed; caption: as it was read, or NULL where that is the same
+# words: the caption as it is indexed; caption: as it was read, or NULL where that is the same; block: see `block_word`
 _SCHEMA = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
     "CREATE VIRTUAL TABLE captions USING fts5(words, caption UNINDEXED, link UNINDEXED, file UNINDEXED, "
-    f'stamp UNINDEXED, detail=none, columnsize=0, tokenize="{STEMS}")',
+    f'stamp UNINDEXED, block, detail=none, columnsize=0, tokenize="{STEMS}")',
     f"PRAGMA application_id = {APPLICATION}",
     f"PRAGMA user_version = {VERSION}",
 )
 _DEFINITIONS = "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' OR name NOT GLOB 'captions_*'"
+
+
+def block_word(id: int) -> str:
+    """The word of a caption's block: none that anybody writes, for it begins with a character of private use."""
+    return f"\U000f0000{id // BLOCK}"
 
 
 def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:

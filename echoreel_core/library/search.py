@@ -7,6 +7,7 @@ common words in millions of captions cost little: FTS5's own ranking, bm25(), vi
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import sqlite3
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from ..errors import EchoReelError
 from ..files import valid_text
-from .database import ELSEWHERE, LETTERS, STEMS, connect, plain_errors, read_facts
+from .database import BLOCK, ELSEWHERE, LETTERS, STEMS, block_word, connect, plain_errors, read_facts
 from .words import asked
 
 __all__ = ["EchoReelError", "Hit", "find_clips"]
@@ -29,8 +30,10 @@ first in the library."""
 VISITED = 10_000
 """Only this many captions, the first in the library, are counted for each word."""
 JOINED = 100_000
-"""About how many entries of the index are read to find captions that hold several words: the first in the library.
-Only where common words never occur together, FTS5 reads their entries to the end: it looks at the bound at a match."""
+"""About how many entries of the index are read to find captions that hold several words: the first in the library."""
+BLOCKS_FROM = 4
+"""Where that many times more entries would be read to the end of the library, a search goes block by block. Asking for
+the block as well costs more than it saves where there are fewer."""
 LONGEST_QUERY = 1 << 17
 """Only this many characters of a query are read."""
 MOST_WORDS = 16
@@ -91,7 +94,7 @@ def find_clips(library: str | os.PathLike, query: str, limit: int = 5) -> list[H
         if not texts:
             raise EchoReelError("The query has no words: write what happens in the clip, for example jumping.")
         counted = [(first, _counted(db, texts, captions, first)) for first in (0, ELSEWHERE)]
-        near, far = (_ranked(memory, words, _candidates(db, words, first)) for first, words in counted)
+        near, far = (_ranked(memory, words, _candidates(db, words, captions, first)) for first, words in counted)
     here: list[Hit] = []
     away: list[Hit] = []
     for match in near:
@@ -129,25 +132,34 @@ def _counted(db: sqlite3.Connection, texts: Sequence[str], captions: int, first:
     return sorted(words)[:MOST_WORDS]
 
 
-def _candidates(db: sqlite3.Connection, words: Sequence[_Word], first: int) -> dict[int, tuple]:
+def _candidates(db: sqlite3.Connection, words: Sequence[_Word], captions: int, first: int) -> dict[int, tuple]:
     """Captions with ids from `first` on: those that hold all the words, then fewer and rarer ones, then any of them.
 
     Returns (words, caption, link, file) by id.
     """
     texts = [word.text for word in words]
-    sizes = sorted({size for size in (len(words), 3, 2, 1) if 0 < size <= len(words)}, reverse=True)
-    expressions = [(" AND ".join(texts[:size]), JOINED / sum(word.share for word in words[:size])) for size in sizes]
+    searches = []
+    for size in sorted({size for size in (len(words), 3, 2, 1) if 0 < size <= len(words)}, reverse=True):
+        all_of_them, ids = " AND ".join(texts[:size]), int(JOINED / sum(word.share for word in words[:size]))
+        if size > 1 and ids * BLOCKS_FROM < captions:
+            blocks = range(first, first + ids, BLOCK)
+            searches.append([f'{all_of_them} AND "{block_word(id)}"' for id in blocks])
+        else:
+            searches.append([all_of_them])
     if len(words) > 1:
-        expressions.append((" OR ".join(texts), ELSEWHERE))
+        searches.append([" OR ".join(texts)])
     found: dict[int, tuple] = {}
-    for expression, ids in expressions:
-        rows = db.execute(
-            "SELECT rowid, words, coalesce(caption, words), link, file FROM captions WHERE captions MATCH ? "
-            "AND rowid >= ? AND rowid < ? LIMIT ?",
-            (expression, first, first + min(int(ids), ELSEWHERE), CANDIDATES),
+    for search in searches:
+        rows = itertools.chain.from_iterable(
+            db.execute(
+                "SELECT rowid, words, coalesce(caption, words), link, file FROM captions WHERE captions MATCH ? "
+                "AND rowid >= ? AND rowid < ? LIMIT ?",
+                (expression, first, first + ELSEWHERE, CANDIDATES),
+            )
+            for expression in search
         )
-        for id, *strings, file in rows:  # of any type, where the library is somebody else's
-            found[id] = *map(str, strings), file and str(file)
+        for id, *strings, file in itertools.islice(rows, CANDIDATES):
+            found[id] = *map(str, strings), file and str(file)  # of any type, where the library is somebody else's
         if len(found) >= CANDIDATES:
             break
     return found

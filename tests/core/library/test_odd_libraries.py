@@ -102,11 +102,27 @@ PRAGMA user_version = {version};
 """
 
 
-@pytest.mark.parametrize("version, content", [(1, "content='clips', content_rowid='id'"), (2, "content=''")])
-def test_a_library_in_an_older_format_is_built_anew(tmp_path, version, content):
+WITHOUT_BLOCKS = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE VIRTUAL TABLE captions USING fts5(words, caption UNINDEXED, link UNINDEXED, file UNINDEXED, stamp UNINDEXED,
+    detail=none, columnsize=0, tokenize="porter unicode61 categories 'L* N* Co M*'");
+INSERT INTO captions VALUES ('a dog jumps', NULL, '', 'en.mp4', 'x');
+INSERT INTO facts VALUES ('source', 'clips'), ('root', '{root}'), ('captions', 1), ('on_disk', 1), ('signature', ''),
+    ('complete', 1);
+PRAGMA application_id = 1164142703;
+PRAGMA user_version = 3;
+"""
+
+
+@pytest.mark.parametrize(
+    "script, version, content",
+    [(OLD, 1, "content='clips', content_rowid='id'"), (OLD, 2, "content=''"), (WITHOUT_BLOCKS, 3, "")],
+    ids=["1", "2", "3"],
+)
+def test_a_library_in_an_older_format_is_built_anew(tmp_path, script, version, content):
     library, clips = tmp_path / "l.sqlite", make_clips(tmp_path / "clips", TEXTS)
     with closing(sqlite3.connect(library)) as db:
-        db.executescript(OLD.format(content=content, version=version, root=clips))
+        db.executescript(script.format(content=content, version=version, root=clips))
     before = library.read_bytes()
     with pytest.raises(
         EchoReelError, match=r"l\.sqlite is in an older format: run Build Reference Library again; it rebuilds"

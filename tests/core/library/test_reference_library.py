@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from echoreel_core.errors import EchoReelError
 from echoreel_core.library import build as reference_library
+from echoreel_core.library import database
 from echoreel_core.library import search as library_search
 from echoreel_core.library import tables as caption_tables
 from echoreel_core.library.build import build_library
@@ -322,7 +324,8 @@ def test_a_killed_build_goes_on(tmp_path):
         "def write(self, old, new):\n"
         "    if new[0].id % (1 << 32) == 200:\n"
         "        self.db.execute('PRAGMA cache_size = 1'); self.db.execute('BEGIN IMMEDIATE')\n"
-        "        self.db.executemany('INSERT INTO captions VALUES (?, ?, ?, ?, ?)', (clip[1:] for clip in new))\n"
+        "        insert = 'INSERT INTO captions(words, caption, link, file, stamp) VALUES (?, ?, ?, ?, ?)'\n"
+        "        self.db.executemany(insert, (clip[1:] for clip in new))\n"
         "        os._exit(9)\n"
         "    real(self, old, new)\n"
         "r._Build._write = write; r.build_library(sys.argv[2], sys.argv[3])\n"
@@ -427,6 +430,33 @@ def test_where_too_many_match_those_with_all_the_words_come_first(tmp_path, monk
     assert set(captions(tmp_path / "l.sqlite", "man jumping", 2)) == {"a man who jumps", "a jump by a man"}
 
 
+def test_words_that_are_too_common_to_be_read_to_the_end_are_joined_block_by_block(tmp_path, monkeypatch):
+    """Those that meet in the blocks that are read come first; those that meet later are found by one of the words."""
+    for module in (database, library_search):
+        monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(library_search, "JOINED", 20)
+    monkeypatch.setattr(library_search, "CANDIDATES", 60)
+    texts = [f"a {'man' if i % 2 else 'woman'} number{i}" for i in range(100)]
+    for meet in (3, 12, 90):
+        texts[meet] = f"a man and a woman number{meet}"
+    library = tmp_path / "l.sqlite"
+    build_library(library, write_webvid(tmp_path / "t.csv", texts))
+    asked = []
+    real = sqlite3.connect
+
+    def traced(*arguments, **options):
+        db = real(*arguments, **options)
+        db.set_trace_callback(asked.append)
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    hits = [hit.caption for hit in find_clips(library, "man woman", 5)]
+    assert hits[:2] == [texts[3], texts[12]]
+    blocks = {int(text) for line in asked for text in re.findall("\U000f0000(\\d+)", line)}
+    first = ELSEWHERE // 8
+    assert blocks == {first, first + 1, first + 2}  # half of the captions hold each word: 20 entries are 20 captions
+
+
 def test_clips_on_disk_are_found_among_many_that_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(library_search, "CANDIDATES", 5)
     (tmp_path / "1099.mp4").touch()
@@ -462,7 +492,7 @@ def test_other_and_damaged_files(tmp_path):
     newer = tmp_path / "newer.sqlite"
     newer.write_bytes(good.read_bytes())
     db = sqlite3.connect(newer)
-    db.execute("PRAGMA user_version = 4")
+    db.execute("PRAGMA user_version = 99")
     db.close()
     refused("newer.sqlite", "update the pack")
     with pytest.raises(EchoReelError, match=r"no library none\.sqlite"):
