@@ -19,7 +19,7 @@ from . import (
     save_load_action,
     train_echoreel,
 )
-from .page import example_route, frame_preview_route
+from .page import adapter_route, example_route, frame_preview_route
 
 
 class EchoReelExtension(ComfyExtension):
@@ -51,4 +51,5 @@ def register() -> EchoReelExtension:
     reference_library.register_folders()
     frame_preview_route.register_routes()
     example_route.register_routes()
+    adapter_route.register_routes()
     return EchoReelExtension()

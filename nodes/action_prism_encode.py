@@ -37,10 +37,15 @@ class ActionPrismEncode(io.ComfyNode):
             search_aliases=[
                 "encode action",
                 "reference video",
+                "video reference",
                 "motion transfer",
                 "mimic motion",
+                "copy motion",
                 "choreography",
                 "pose",
+                "gesture",
+                "dance",
+                "v2v",
             ],
             inputs=[
                 EchoReelWire.Input("echoreel", tooltip="From Load EchoReel Checkpoint or Load EchoReel Adapter."),
@@ -93,7 +98,8 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
     """Encodes a reference clip as the prism takes it.
 
     Args:
-        frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size if they differ from it.
+        frames: [T, H, W, 3 or 4] in 0 … 1; stretched to the prism's size if they differ from it. Where the VAE takes
+            frames in groups, T is brought to the nearest whole number of them: the last frame held, or left out.
 
     Returns: [1, C, T', H', W'], scaled as the host's model takes latents; T' < T where the VAE compresses time.
     Raises: EchoReelError if the frames contain NaN or infinity, or the VAE belongs to another model.
@@ -102,13 +108,23 @@ def reference_latents(echoreel: LoadedAdapter, vae, frames: Tensor) -> Tensor:
     prism = echoreel.config.prism
     factor = vae.spacial_compression_encode()
     height, width = (size * factor for size in prism.latent_size)
-    frames = frames[..., :3]
+    frames = frames[torch.arange(_in_whole_groups(vae, len(frames))).clamp(max=len(frames) - 1), ..., :3]
     if frames.shape[1:3] != (height, width):
         frames = comfy.utils.common_upscale(frames.movedim(-1, 1), width, height, "area", "disabled").movedim(1, -1)
     latents = encode_frames(vae, frames)
     latents = family_named(echoreel.config.host).latent_format(latents.shape[1]).process_in(latents)
     check_finite(latents)
     return latents
+
+
+def _in_whole_groups(vae, count: int) -> int:
+    """The number nearest to `count` of which the VAE leaves none out: for most video VAEs, 4n + 1."""
+    ratio = getattr(vae, "downscale_ratio", None)
+    if not isinstance(ratio, tuple) or count < 2:
+        return count
+    latent_frames = ratio[0]
+    near = (n for distance in range(count) for n in (count + distance, count - distance) if n > 0)
+    return next((n for n in near if n == 1 or latent_frames(n) > latent_frames(n - 1)), count)
 
 
 def encode_frames(vae, frames: Tensor) -> Tensor:

@@ -132,6 +132,33 @@ def turn(path: Path, degrees: int) -> Path:
     return path
 
 
+def write_phone_clip(path: Path, *, size: tuple[int, int] = (320, 180), seconds: int = 4) -> Path:
+    """What a phone held upright films: stored lying and marked to be turned; HEVC of 10 bits, HLG and BT.2020; 30 to
+    60 frames a second; with sound."""
+    tags = "log-level=none:colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc"
+    ticks = np.cumsum([0, *np.random.default_rng(0).choice([10, 10, 20], 60 * seconds)])  # of 1/600 s
+    with av.open(str(path), "w", format="mov") as container:
+        video = container.add_stream("libx265", rate=60, options={"preset": "ultrafast", "x265-params": tags})
+        video.width, video.height = size
+        video.pix_fmt, video.codec_context.codec_tag = "yuv420p10le", "hvc1"
+        video.codec_context.time_base = Fraction(1, 600)
+        sound = container.add_stream("aac", rate=44100)
+        for index, tick in enumerate(ticks[ticks < 600 * seconds].tolist()):
+            picture = np.full((size[1], size[0], 3), 110, np.uint8)
+            top = (3 * index) % (size[1] - 40)
+            picture[top : top + 40, 100:140] = (200, 90, 40)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 600)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 44100 * seconds), np.float32), format="fltp", layout="stereo")
+        silence.sample_rate = 44100
+        for frame in av.AudioResampler(format=sound.format, layout="stereo", rate=44100).resample(silence):
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return turn(path, 90)
+
+
 def cut_by_edit_list(path: Path, seconds: float) -> Path:
     """Cut off the beginning of an mp4 the way phones do: the frames stay, an edit list skips them."""
     with av.open(str(path)) as container:

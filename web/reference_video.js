@@ -4,6 +4,7 @@ import { app } from '../../scripts/app.js';
 import { api } from '../../scripts/api.js';
 import { follow } from './follow.js';
 import { say } from './words.js';
+import { Fit } from './reference_video/fit.js';
 import { Frames } from './reference_video/frames.js';
 import { Player } from './reference_video/player.js';
 import { setPicture } from './reference_video/sprite.js';
@@ -44,12 +45,20 @@ class ReferenceVideo {
     });
     this.frames = new Frames({ chosen: (index) => this.player.seek(index) });
     this.player = new Player({ changed: (index) => this.frames.mark(index) });
+    this.fit = new Fit(node, {
+      values: () => this.#values(),
+      set: (values) => {
+        app.canvas.emitBeforeChange();
+        Object.entries(values).forEach(([name, value]) => this.#set(name, value));
+        app.canvas.emitAfterChange();
+      },
+    });
     this.element = document.createElement('div');
     this.element.className = 'echoreel-reference';
-    this.element.append(this.player.element, this.timeline.element, this.frames.element);
+    this.element.append(this.player.element, this.timeline.element, this.fit.element, this.frames.element);
     this.upload = new Upload(node, this.element, {
       choose: (name) => this.#choose(name),
-      say: (sentence) => this.#say(sentence),
+      say: (sentence, wrong) => this.#say(sentence, wrong),
       done: () => this.refresh(true),
     });
     this.element.addEventListener('wheel', (event) => this.#wheel(event));
@@ -70,6 +79,7 @@ class ReferenceVideo {
       // a file of the same name may be another one
       follow(this.#widget(name), 'callback', () => this.refresh(name === 'file'));
     }
+    follow(node, 'onConfigure', () => this.fit.saved());
     for (const event of ['onConfigure', 'onAdded', 'onConnectionsChange']) follow(node, event, () => this.refresh());
     follow(node, 'onExecuted', (output) => this.#executed(output));
     follow(node, 'onRemoved', () => this.stop());
@@ -79,13 +89,17 @@ class ReferenceVideo {
   refresh(again = false) {
     if (!this.#node.graph) return;
     this.frames.watch();
-    const values = Object.fromEntries(ASKED.map((name) => [name, this.#widget(name)?.value]));
+    this.fit.watch();
+    const values = this.#values();
     if (this.#elsewhere()) {
       this.#showRun(values);
       return;
     }
     const asked = new URLSearchParams(values).toString();
-    if (this.#clip?.file !== values.file) this.#clip = null;
+    if (this.#clip?.file !== values.file) {
+      this.#clip = null;
+      this.timeline.overview.show(null);
+    }
     this.timeline.show(this.#clip, values);
     if (asked === this.#asked && !again) return;
 
@@ -96,7 +110,7 @@ class ReferenceVideo {
       this.#say(say('choose'));
     } else {
       this.#fade();
-      this.#timer = setTimeout(() => this.#ask(asked, values), PAUSE);
+      this.#timer = setTimeout(() => this.#ask(asked, values, again), PAUSE);
     }
   }
 
@@ -105,9 +119,15 @@ class ReferenceVideo {
     this.#cancel();
     this.#asked = '';
     this.timeline.release();
+    this.timeline.overview.show(null);
     this.player.pause();
     this.player.of(null);
     this.frames.stop();
+    this.fit.stop();
+  }
+
+  #values() {
+    return Object.fromEntries(ASKED.map((name) => [name, this.#widget(name)?.value]));
   }
 
   #cancel() {
@@ -115,23 +135,24 @@ class ReferenceVideo {
     this.#request?.abort();
   }
 
-  async #ask(asked, values) {
+  async #ask(asked, values, again) {
     const { signal } = (this.#request = new AbortController());
     try {
       const reply = await api.fetchApi(`/echoreel/filmstrip?${asked}`, { signal });
       const strip = await reply.json();
       if (signal.aborted) return;
       if (strip.error) {
-        this.#say(strip.error);
+        this.#say(strip.error, true);
         return;
       }
       this.#clip = { file: values.file, length: strip.length, rate: strip.rate };
       this.player.of(addressOf(values.file));
       this.#show(strip, values);
+      this.timeline.overview.show(values.file, strip.length, again);
     } catch {
       if (signal.aborted) return;
       this.#asked = ''; // so that the next change tries again
-      this.#say(say('noAnswer'));
+      this.#say(say('noAnswer'), true);
     }
   }
 
@@ -149,6 +170,7 @@ class ReferenceVideo {
     this.#cancel();
     this.#asked = '';
     this.#clip = null;
+    this.timeline.overview.show(null);
     this.player.of(null);
     if (!this.#ran) {
       this.timeline.show(null);
@@ -165,7 +187,7 @@ class ReferenceVideo {
   }
 
   #show(strip, values) {
-    this.element.classList.remove('echoreel-old', 'echoreel-says');
+    this.element.classList.remove('echoreel-old', 'echoreel-says', 'echoreel-wrong');
     setPicture(this.element, strip);
     this.timeline.show({ length: strip.length, rate: strip.rate }, values);
     this.timeline.mark(strip.times);
@@ -176,8 +198,9 @@ class ReferenceVideo {
     this.player.say(strip.repeated ? say('repeats', { count: strip.repeated }) : twice);
   }
 
-  /** A sentence in place of the frames. */
-  #say(sentence) {
+  /** A sentence in place of the frames; `wrong` if something is. */
+  #say(sentence, wrong = false) {
+    this.element.classList.toggle('echoreel-wrong', wrong);
     this.player.pause();
     this.player.say(sentence);
     this.element.classList.add('echoreel-says');

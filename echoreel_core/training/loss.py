@@ -48,6 +48,16 @@ class NoiseLevels:
         return self.shift * u / (1 + (self.shift - 1) * u)
 
 
+def drawn_level(seed: int, sample: int, levels: NoiseLevels) -> Tensor:
+    """The noise level u of the sample of this running number, a scalar in float64.
+
+    The levels run through [0, 1) in steps of the golden ratio, which spreads those of any few consecutive samples
+    evenly (low-discrepancy sampler, Kingma et al. 2021, appendix I).
+    """
+    start = seed_of(seed, "noise level") / 2**32
+    return levels.of(torch.tensor((start + sample * GOLDEN) % 1.0, dtype=torch.float64))
+
+
 @dataclass(frozen=True)
 class Draws:
     """The random draws for the samples of a batch.
@@ -81,8 +91,7 @@ def draw(
     """Draws for the samples of these running numbers, each a function of (seed, number) alone.
 
     So nothing has to be stored to continue a run exactly, and neither the batch size, gradient accumulation nor the
-    number of processes changes what is drawn. The noise levels run through [0, 1) in steps of the golden ratio, which
-    spreads those of any few consecutive samples evenly (low-discrepancy sampler, Kingma et al. 2021, appendix I).
+    number of processes changes what is drawn. The noise levels are those of `drawn_level`.
 
     Args:
         shape: [C, T, H, W] of the latents.
@@ -90,12 +99,11 @@ def draw(
         noise_offset: standard deviation of what is added to all values of a channel alike
             (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
     """
-    start = seed_of(seed, "noise level") / 2**32
     u, noise, chances = [], [], []
     for sample in samples:
         generator = torch.Generator().manual_seed(seed_of(seed, sample))
         # one by one: vectorised functions round otherwise at the ends of a batch
-        u.append(levels.of(torch.tensor((start + sample * GOLDEN) % 1.0, dtype=torch.float64)))
+        u.append(drawn_level(seed, sample, levels))
         chances.append(torch.rand(2, generator=generator))
         noise.append(torch.randn(*shape, generator=generator))
         if noise_offset:

@@ -21,7 +21,7 @@ from .checkpoints import PARTIAL, list_checkpoints, resume, save_checkpoint, wri
 from .config import OutputSettings
 from .data.batches import PairSource
 from .held_out import LEVELS
-from .metrics import CURVE, FILE, MetricsLog, save_curves
+from .metrics import CURVE, FILE, MetricsLog, level_powers, save_curves
 from .sample_videos import sample, write_sample
 from .trainer import StepResult, Trainer
 
@@ -150,6 +150,7 @@ class TrainingRun:
         record = {
             "step": result.step,
             "loss": sum(losses) / len(losses),
+            "levels": self._levels(result.step, len(losses)),
             "gradient_norm": result.gradient_norm,
             "learning_rate": result.learning_rate,
             "seconds_per_step": round(seconds / len(losses), 4),
@@ -157,6 +158,12 @@ class TrainingRun:
         if self.trainer.process_group.device.type == "cuda":
             record["peak_memory"] = torch.cuda.max_memory_allocated()
         return record
+
+    def _levels(self, step: int, count: int) -> list[float]:
+        """`level_powers` of the last `count` steps, on all processes."""
+        settings = self.trainer.settings
+        samples = settings.batch_size * settings.accumulation * self.trainer.process_group.count
+        return level_powers(settings.seed, range((step - count) * samples, step * samples))
 
     def _measure(self, log: MetricsLog | None) -> None:
         if self.held_out is None or not self.output.held_out_every:

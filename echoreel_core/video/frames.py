@@ -113,7 +113,7 @@ def read_video(
         EchoReelError: one sentence saying what is wrong with the file or with what was asked of it.
     """
     selection = selection or FrameSelection()
-    if (pictures := _pictures(source)) is not None:
+    if (pictures := open_pictures(source)) is not None:
         with pictures:
             shape = {"width": width, "height": height, "crop": crop, "progress": progress}
             taken = select_images(pictures, pictures.times, pictures.end, selection, name=pictures.name, **shape)
@@ -154,7 +154,7 @@ def video_length(source: Source) -> Fraction:
     Raises:
         EchoReelError: one sentence saying what is wrong with the file.
     """
-    if (pictures := _pictures(source)) is not None:
+    if (pictures := open_pictures(source)) is not None:
         with pictures:
             return pictures.end
     with VideoFile(source) as video:
@@ -242,8 +242,8 @@ def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:
         ) from None
 
 
-def _pictures(source: Source) -> AnimatedWebP | ImageSequence | None:
-    """What is not read as a video file."""
+def open_pictures(source: Source) -> AnimatedWebP | ImageSequence | None:
+    """What is not read as a video file; to be used as a context manager."""
     if not isinstance(source, (str, os.PathLike)):
         return None
     if os.path.isdir(source):

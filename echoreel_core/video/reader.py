@@ -8,7 +8,7 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 import av
@@ -35,6 +35,8 @@ REORDER = 32
 STAND_IN = Fraction(1, 20)
 # Seconds no clip lasts: jumping there leads to its last packets.
 NEVER = 10**6
+# Packets passed over on the way to a keyframe, where only a look is taken.
+MOST_PASSED = 600
 # More decoding threads each hold frames of their own; beyond this they cost memory and win little after a seek.
 THREADS = 4
 
@@ -240,6 +242,23 @@ class VideoFile:
                     " choose another start or duration, or export the clip again."
                 )
             yield found
+
+    def glance(self, time: Fraction) -> Shown | None:
+        """The keyframe on screen at `time` or last before it, for the cost of decoding it alone; None where the
+        container cannot jump there. Call `length` or `scan` first.
+        """
+        if self._by_order:
+            return None
+        context = self._stream.codec_context
+        try:
+            self._container.seek(self._origin + int(time / self._stream.time_base), stream=self._stream)
+            near = islice(self._packets(), MOST_PASSED)  # without an index it lands anywhere
+            packet = next((packet for packet in near if packet.is_keyframe), None)
+            frames = [*packet.decode(), *context.decode(None)] if packet is not None else []
+        except (av.error.FFmpegError, OSError):
+            return None
+        frame = next((frame for frame in frames if frame.pts is not None and not frame.is_corrupt), None)
+        return frame and (max((frame.pts - self._origin) * self._stream.time_base, Fraction(0)), frame)
 
     def _stands_for(self, found: Shown | None, wanted: Fraction) -> bool:
         """Whether it is the frame wanted, or the one just before and as good as it."""

@@ -6,7 +6,7 @@ import { Page, read } from './page.mjs';
 
 const TYPE = 'EchoReelLoadReferenceVideo';
 const ROUTE = '**/echoreel/filmstrip*';
-const task = read(process.argv[2]); // url, renderer, chromium, clip, other, shots, saved, report
+const task = read(process.argv[2]); // url, renderer, chromium, clip, other, prores, phone, …, shots, saved, report
 const page = await Page.open(task);
 const { page: tab } = page;
 const report = { problems: page.problems, states: {} };
@@ -34,6 +34,7 @@ async function state(name) {
       taken: element.querySelector('.echoreel-taken-text').textContent,
       span: element.querySelector('.echoreel-span-text').textContent,
       focusable: handle.tabIndex === 0,
+      thumbnails: element.querySelectorAll('.echoreel-overview .echoreel-frame').length,
       ticks: (element.querySelector('.echoreel-ticks path')?.getAttribute('d').match(/M/g) ?? []).length,
       connected: element.isConnected,
     };
@@ -166,6 +167,15 @@ try {
   await state('ProRes on the timeline');
   report.played = await play();
   await page.shot('reference video, ProRes');
+  await dropOn('.echoreel-player', task.phone);
+  await fileIs(path.basename(task.phone));
+  await state('a phone clip on the player');
+  await tab.locator('.echoreel-whole').click();
+  report.whole = await (await tab.waitForFunction(() => {
+    const video = document.querySelector('.echoreel-player video'), said = document.querySelector('.echoreel-player p');
+    return video?.videoWidth > 0 ? `${video.videoWidth} x ${video.videoHeight}` : !video && said.textContent;
+  })).jsonValue();
+  await page.shot('reference video, of a phone');
   page.check(await tab.evaluate(() => app.graph.nodes.length) === 1, 'what is dropped on the node makes another one');
   await page.upload(TYPE, task.clip);
   await page.shot('reference video, uploaded');

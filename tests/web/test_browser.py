@@ -4,7 +4,7 @@ Screenshots are kept in tests/output/web.
 """
 
 import pytest
-from video_clips import write_clip
+from video_clips import write_phone_clip
 from workflow_files import BYPASSED, SHIPPED, load, of_type, shipped_file, to_prompt
 
 pytestmark = pytest.mark.heavy
@@ -19,7 +19,7 @@ PAGE_ONLY = {"upload", "video-preview"}
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
 def report(request, browse, tmp_path_factory):
     """What the browser found."""
-    clip = tmp_path_factory.mktemp("clips") / f"clip_{request.param}.mp4"
+    clip = tmp_path_factory.mktemp("clips") / f"IMG_{request.param}.MOV"
     return browse(
         "check.mjs",
         request.param,
@@ -33,7 +33,7 @@ def report(request, browse, tmp_path_factory):
         embedded=[str(path) for path in SHIPPED if EMBEDDED in path.read_text(encoding="utf-8")],
         kept=[str(path) for path in KEPT],
         gallery=GALLERY,
-        clip=str(write_clip(clip, 80, size=(320, 240))),
+        clip=str(write_phone_clip(clip)),
     )
 
 

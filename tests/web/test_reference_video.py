@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 from PIL import Image
-from video_clips import bars, write_clip
+from video_clips import bars, write_clip, write_phone_clip
 
 pytestmark = pytest.mark.heavy
 RATE = 25
@@ -39,6 +39,7 @@ def report(request, browse, tmp_path_factory):
         folder=str(clips / folder),
         text=str(clips / "notes.txt"),
         prores=str(prores),
+        phone=str(write_phone_clip(clips / f"IMG_{request.param}.MOV")),
         clip=str(write_clip(clips / f"first_{request.param}.mp4", 4 * RATE, size=(320, 240))),
         other=str(write_clip(clips / f"second_{request.param}.mp4", 3 * RATE, size=(320, 240))),
     )
@@ -79,6 +80,12 @@ def test_the_frames_shown_are_the_frames_that_will_be_taken(report, server):
         assert node["repeats"] == strip["repeated"], name
         assert node["ticks"] == len(set(strip["times"])), name
         assert node["focusable"], name
+
+
+def test_the_line_shows_the_whole_clip(report):
+    shown = {name: node["thumbnails"] for name, (node, *_) in report["states"].items()}
+    assert shown["uploaded"] >= 4 and shown["start dragged"] == shown["uploaded"]
+    assert shown["no clip"] == shown["video connected"] == 0
 
 
 def test_dragging_sets_start_and_duration(report):
@@ -138,6 +145,13 @@ def test_the_player_plays_the_frames_taken_of_a_clip_that_browsers_cannot_play(r
     numbers = [number for number, _ in report["played"]]
     assert numbers == [1 + (numbers[0] - 1 + index) % 16 for index in range(len(numbers))]
     assert all(number == marked for number, marked in report["played"])
+
+
+def test_a_phones_clip_is_watched_whole_or_it_is_said_that_the_browser_cannot(report):
+    """Without the codec a browser takes such a clip for sound alone."""
+    (node,) = report["states"]["a phone clip on the player"]
+    assert len(node["times"]) == 16 and not node["says"]
+    assert report["whole"] == "180 x 320" or report["whole"].startswith("The browser cannot play this clip")
 
 
 def test_what_is_taken_and_what_repeats_is_told(report):

@@ -118,11 +118,14 @@ export class Player {
     const picture = PICTURES.test(new URL(this.#address, location.href).searchParams.get('filename'));
     const whole = (this.#whole = document.createElement(picture ? 'img' : 'video'));
     if (!picture) Object.assign(whole, { controls: true, loop: true, muted: true, autoplay: true });
-    whole.addEventListener('error', () => {
+    const unplayable = () => {
       if (this.#whole !== whole) return;
       this.#close();
       this.say(say('unplayable'));
-    });
+    };
+    whole.addEventListener('error', unplayable);
+    // of a phone's HEVC, a browser that lacks the codec plays the sound alone
+    whole.addEventListener('loadedmetadata', () => whole.videoWidth || unplayable());
     whole.src = this.#address;
     this.element.insertBefore(whole, this.button);
   }

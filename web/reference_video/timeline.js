@@ -1,5 +1,6 @@
 // The whole clip as a line: a span to drag or to move by keys, and a tick for each frame taken.
 import { say } from '../words.js';
+import { Overview } from './overview.js';
 import { moved, spanOf, widgetsOf } from './span.js';
 
 const PARTS = { whole: 'moveSpan', from: 'startSpan', to: 'endSpan' };
@@ -45,7 +46,8 @@ export class Timeline {
       for (const type of ['keyup', 'blur']) handle.addEventListener(type, () => this.#dragged || this.release());
       return { part, handle };
     });
-    this.track.append(this.taken, this.ticks, ...this.handles.map(({ handle }) => handle));
+    this.overview = new Overview();
+    this.track.append(this.overview.element, this.taken, this.ticks, ...this.handles.map(({ handle }) => handle));
     this.element.append(this.track, this.takenText, this.text);
     this.show(null);
   }

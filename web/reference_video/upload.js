@@ -25,7 +25,7 @@ async function filesOf(entry) {
 export class Upload {
   #node;
 
-  /** choose: takes the name of what was uploaded; say: a sentence about it; done: nothing else to say. */
+  /** choose: takes the name of what was uploaded; say: a sentence about it, and whether something is wrong; done: nothing else to say. */
   constructor(node, element, { choose, say: tell, done }) {
     this.#node = node;
     Object.assign(this, { choose, tell, done });
@@ -69,7 +69,7 @@ export class Upload {
     const pictures = files.filter(has(this.pictures));
     const clip = files.find(has(this.videos.filter((suffix) => !this.pictures.includes(suffix)))) ?? pictures[0];
     if (!clip) {
-      if (files.length) this.tell(say('noClip', { name: files[0].name, kinds: this.videos.join(', ') }));
+      if (files.length) this.tell(say('noClip', { name: files[0].name, kinds: this.videos.join(', ') }), true);
       return;
     }
     const sequence = pictures.length > 1 && clip === pictures[0];
@@ -85,7 +85,7 @@ export class Upload {
       }
       this.choose(`${name}/`);
     } catch (error) {
-      this.tell(say('notUploaded', { name: clip.name, why: error.message }));
+      this.tell(say('notUploaded', { name: clip.name, why: error.message }), true);
     } finally {
       this.#node.isUploading = false;
     }

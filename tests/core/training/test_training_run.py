@@ -39,7 +39,8 @@ from echoreel_core.lvdm.checkpoint import load_released
 from echoreel_core.training.__main__ import main
 from echoreel_core.training.command import INTERRUPTED
 from echoreel_core.training.config import OutputSettings, TrainingSettings
-from echoreel_core.training.metrics import MetricsLog, draw_curves, read_metrics
+from echoreel_core.training.loss import NoiseLevels, drawn_level
+from echoreel_core.training.metrics import MetricsLog, draw_curves, evened, level_powers, read_metrics
 from echoreel_core.training.run import TrainingRun
 from echoreel_core.training.trainer import Trainer
 
@@ -228,6 +229,34 @@ def test_curves_follow_the_values():
     rising = blue([{"step": step, "loss": 1.0 * step} for step in range(1, 101)])
     assert falling and rising and min(falling) > 150 > max(rising)
     assert draw_curves([]).size == (960, 540)
+
+
+def test_what_a_step_owes_to_its_noise_levels_is_taken_out_of_the_curve():
+    """Losses differ tenfold by level and fall by a tenth: only evened do they fall."""
+    records = []
+    for step in range(1, 121):
+        samples = range(2 * step - 2, 2 * step)
+        levels = [drawn_level(3, sample, NoiseLevels()).item() for sample in samples]
+        loss = sum(0.2 * 10**-u for u in levels) / 2 * 0.999**step
+        records.append({"step": step, "loss": loss, "levels": level_powers(3, samples)})
+
+    def spread(points) -> float:
+        values = torch.tensor([value / 0.999**step for step, value in points])
+        return (values.std() / values.mean()).item()
+
+    raw = [(record["step"], record["loss"]) for record in records]
+    assert spread(raw) > 0.3 and spread(evened(records)) < 0.1
+    assert sum(value for _, value in evened(records)) == pytest.approx(sum(value for _, value in raw))
+    del records[7]["levels"]  # from a run that an older version began
+    assert evened(records) == raw
+
+
+def test_only_curves_that_are_there_are_named():
+    def orange(**more) -> int:
+        colours = draw_curves([{"step": step, "loss": 1.0 + step, **more} for step in range(9)]).getcolors(10**6)
+        return sum(count for count, colour in colours if colour[:3] == (224, 122, 31))
+
+    assert orange() == 0 < orange(held_out=2.0)
 
 
 def test_curves_can_be_read_on_a_dark_and_on_a_light_page():

@@ -80,6 +80,29 @@ def test_frames_reach_the_vae_at_the_prisms_size(encode, fixture, shape):
     assert action.references[0].positive.shape[1] == shape[0]
 
 
+@pytest.mark.parametrize(
+    "kind, given, taken", [("wan", 16, 17), ("wan", 14, 13), ("wan", 1, 1), ("ltxv", 10, 9), ("ltxv", 17, 17)]
+)
+def test_a_video_vae_leaves_no_frame_of_the_action_out(echoreel, monkeypatch, kind, given, taken):
+    """It takes 4n + 1 or 8n + 1 frames; the host's own would drop up to seven at the end."""
+    import tiny_vaes
+    from echoreel_pack.nodes import action_prism_encode
+
+    vae = getattr(tiny_vaes, kind)()
+    seen = []
+
+    def encode_frames(_vae, frames):
+        seen.append(frames)
+        return torch.zeros(1, 4, 1, 8, 8)
+
+    monkeypatch.setattr(action_prism_encode, "encode_frames", encode_frames)
+    factor = vae.spacial_compression_encode()
+    frames = torch.arange(given)[:, None, None, None].expand(given, 8 * factor, 8 * factor, 3) / 100
+    action_prism_encode.reference_latents(echoreel, vae, frames)
+    expected = [min(i, given - 1) for i in range(taken)]
+    assert (seen[0][:, 0, 0, 0] * 100).round().tolist() == expected
+
+
 def test_progress_counts_every_layer_of_both_passes(encode, monkeypatch):
     seen = []
     monkeypatch.setattr(

@@ -190,9 +190,9 @@ def test_the_server_goes_on_while_a_clip_is_read(pack, folder, monkeypatch):
     assert json.loads(asyncio.run(both()).body) == {"others served": True}
 
 
-def get(server, headers=None, **values):
+def get(server, headers=None, route="filmstrip", **values):
     """(status, headers, JSON) from the running ComfyUI."""
-    address = f"{server.url}/api/echoreel/filmstrip?{urllib.parse.urlencode({**VALUES, **values})}"
+    address = f"{server.url}/api/echoreel/{route}?{urllib.parse.urlencode({**VALUES, **values})}"
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers or {}), timeout=60) as reply:
             return reply.status, reply.headers, json.load(reply)
@@ -207,6 +207,10 @@ def test_the_running_host_answers(server):
     assert strip["times"] == [1.0, 1.16, 1.32, 1.48]
     assert numbers(frames_in(strip)) == [25, 29, 33, 37]
     assert headers["Cache-Control"] == "private, no-cache"
+    _, _, whole = get(server, route="overview", count=4)
+    assert len(whole["times"]) == 4 and whole["times"][0] == 0 and whole["times"][-1] > 2
+    assert frames_in(whole).shape == (4, 48, 48, 3)
+    assert [get(server, route="overview", count=count)[2] for count in ("", "-1", "x")] == [{"times": []}] * 3
 
 
 def test_what_the_page_has_is_not_read_again(server):
@@ -221,8 +225,9 @@ def test_what_the_page_has_is_not_read_again(server):
 
 
 @pytest.mark.parametrize("file", ["../comfyui.log", "/etc/passwd", "..%2Fcomfyui.log", "none.mp4", "clip.mp4 [models]"])
-def test_nothing_outside_the_input_folder_is_read(server, file):
-    status, _, reply = get(server, file=file)
+@pytest.mark.parametrize("route", ["filmstrip", "overview"])
+def test_nothing_outside_the_input_folder_is_read(server, file, route):
+    status, _, reply = get(server, file=file, route=route)
     assert status == 400
     assert set(reply) == {"error"} and reply["error"].endswith(".")
     assert str(server.base) not in reply["error"]
