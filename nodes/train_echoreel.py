@@ -2,84 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..echoreel_core.errors import EchoReelError
-from ..echoreel_core.pixel_actions.model.files import PAIRS
+from ..echoreel_core.video.frame_choice import CROPS
 from .models.adapter import LoadedAdapter, load_adapter
 from .pictures.drawing import to_frame
+from .training.runs import content_of, data_path, data_sets, finished, run_folder, runs_anew
 from .wires import EchoReelWire
 
-RUNS = "echoreel_training"
 HELD_OUT_EVERY = 500
 """Steps between two measurements on pairs that are held out."""
-LIST_SUFFIXES = (".json", ".jsonl")
-
-
-EXAMPLE = "Pixel Actions [echoreel]"
-"""The pairs that come with the pack."""
-
-
-def _data_sets() -> list[str]:
-    """What in the input folder may be a data set: folders, and lists of pairs; then what comes with the pack."""
-    with os.scandir(folder_paths.get_input_directory()) as entries:
-        found = (entry.name for entry in entries if entry.is_dir() or entry.name.lower().endswith(LIST_SUFFIXES))
-        return [*sorted(found), EXAMPLE]
-
-
-def _data_path(data: str) -> Path:
-    return PAIRS if data == EXAMPLE else Path(folder_paths.get_input_directory(), data)
-
-
-def _run_folder(name: str) -> Path:
-    """Where a run keeps its files. Raises: EchoReelError if the name is not a plain folder name."""
-    if not name.strip() or name != os.path.basename(name) or name.startswith("."):
-        raise EchoReelError(f"The name {name!r} cannot be used for a folder: use letters, digits, - and _.")
-    return Path(folder_paths.get_output_directory(), RUNS, name)
-
-
-_finished: dict[Path, tuple[int, int] | None] = {}
-"""The adapters of runs that ended, as they were left."""
-_anew: dict[Path, int] = {}
-"""How often a finished run was found changed, so that it has to run again."""
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
-def _content_of(data: str) -> str:
-    """Names the clips of a data set, with their captions, by size and time of change."""
-    from ..echoreel_core.training.config import DataSettings
-    from ..echoreel_core.training.data.pairs import read_pairs
-
-    source = _data_path(data)
-    try:
-        pairs = read_pairs(DataSettings(source, source))
-    except EchoReelError as error:
-        return str(error)
-    clips = dict.fromkeys(clip for pair in pairs for clip in (pair.target, *pair.references))
-    listed = repr([(str(clip.path), clip.caption, _stamp(clip.path)) for clip in clips])
-    return hashlib.blake2b(listed.encode(), digest_size=12).hexdigest()
-
-
-def _runs_anew(name: str) -> int:
-    folder = Path(folder_paths.get_output_directory(), RUNS, name)
-    found = _stamp(folder / f"{name}.safetensors")
-    if folder in _finished and found != _finished[folder]:
-        _finished[folder] = found
-        _anew[folder] = _anew.get(folder, 0) + 1
-    return _anew.get(folder, 0)
+MOST_FRAMES = 1024
 
 
 class TrainEchoReel(io.ComfyNode):
@@ -105,7 +42,7 @@ class TrainEchoReel(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Combo.Input(
                     "data",
-                    options=_data_sets(),
+                    options=data_sets(),
                     tooltip=(
                         "In the input folder: a folder with one sub-folder of clips per action, or a .json or .jsonl "
                         "list of pairs (input_text, gt_video_path, reference_text, reference_video_path)."
@@ -153,7 +90,7 @@ class TrainEchoReel(io.ComfyNode):
                     "frame_count",
                     default=16,
                     min=1,
-                    max=1024,
+                    max=MOST_FRAMES,
                     tooltip="Frames taken from each clip. More frames teach longer actions and need more memory.",
                 ),
                 io.Int.Input(
@@ -255,6 +192,136 @@ class TrainEchoReel(io.ComfyNode):
                     optional=True,
                     tooltip="The cfg of the sample videos. Higher follows the prompt more closely.",
                 ),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip=(
+                        "For models that come as two, such as Wan 2.2 14B: the low-noise model goes here, the "
+                        "high-noise model to model. One adapter learns with both; apply it to both."
+                    ),
+                ),
+                io.Float.Input(
+                    "boundary",
+                    default=0.0,
+                    min=0.0,
+                    max=0.99,
+                    step=0.005,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "With low_noise_model: the noise level below which that model is used. 0 uses the model's own:"
+                        " for Wan 2.2, 0.875 from text and 0.9 from an image."
+                    ),
+                ),
+                io.Combo.Input(
+                    "crop",
+                    options=list(CROPS),
+                    default="stretch",
+                    optional=True,
+                    tooltip=(
+                        "How clips are fitted to this size. 'stretch': distorts them to fit. 'center': keeps their "
+                        "shape and crops the sides. 'pad': keeps their shape and adds black bars."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "keep_aspect",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "Clips to generate keep their own shape, with about as many pixels as width x height. Use it "
+                        "for clips of different shapes, with crop 'center'."
+                    ),
+                ),
+                io.String.Input(
+                    "frame_counts",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "For clips of different lengths: several frame counts, such as 17, 49, 81. Each clip to "
+                        "generate gets the largest that it can fill. Empty: frame_count for all."
+                    ),
+                ),
+                io.Int.Input(
+                    "spans",
+                    default=1,
+                    min=1,
+                    max=100,
+                    optional=True,
+                    tooltip=(
+                        "Takes up to this many parts from a long clip, without overlap; each counts as a clip of its "
+                        "own."
+                    ),
+                ),
+                io.Float.Input(
+                    "mirror",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Share of the pairs of clips that are mirrored left to right. With few clips, 0.5 gives more "
+                        "variety. Leave it at 0 if captions say left or right."
+                    ),
+                ),
+                io.Int.Input(
+                    "accumulation",
+                    default=1,
+                    min=1,
+                    max=256,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Runs batch_size this many times for each step. Learns as steadily as a larger batch and takes"
+                        " as long, but needs no more memory."
+                    ),
+                ),
+                io.Combo.Input(
+                    "mixed_precision",
+                    options=["no", "bf16", "fp16"],
+                    default="no",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What is trained computes in 'bf16', or in 'fp16' on older GPUs: faster, and needs less "
+                        "memory. 'no' computes in full precision. The model keeps its own precision."
+                    ),
+                ),
+                io.Combo.Input(
+                    "optimizer",
+                    options=["adamw", "adamw8bit", "muon"],
+                    default="adamw",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "'adamw8bit' needs a quarter of the memory that 'adamw' keeps beside the weights; it needs "
+                        "the package bitsandbytes. 'muon' takes a learning_rate about ten times as high."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "offload_activations",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "With gradient_checkpointing: what must be kept from each block waits in the computer's "
+                        "memory. Needs still less GPU memory and still more time."
+                    ),
+                ),
+                io.Float.Input(
+                    "average",
+                    default=0.995,
+                    min=0.0,
+                    max=0.9999,
+                    step=0.0001,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "The adapter that is saved is a moving average of the weights, which is steadier. Higher looks"
+                        " back over more steps. 0 saves the latest weights and needs less memory."
+                    ),
+                ),
             ],
             outputs=[
                 EchoReelWire.Output(tooltip="The trained adapter."),
@@ -264,7 +331,7 @@ class TrainEchoReel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, data: str | None) -> bool | str:
-        if data is None or data in _data_sets():
+        if data is None or data in data_sets():
             return True
         if not data:
             return (
@@ -276,7 +343,7 @@ class TrainEchoReel(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, data: str, name: str, **_: object) -> str:
         """Changes with the clips, and where the finished adapter is not as the last run of this name left it."""
-        return f"{_content_of(data)} {_runs_anew(name)}"
+        return f"{content_of(data)} {runs_anew(name)}"
 
     @classmethod
     def execute(
@@ -301,12 +368,30 @@ class TrainEchoReel(io.ComfyNode):
         held_out: float = 0.0,
         sample_every: int = 0,
         sample_guidance: float = 6.0,
+        low_noise_model=None,
+        boundary: float = 0.0,
+        crop: str = "stretch",
+        keep_aspect: bool = False,
+        frame_counts: str = "",
+        spans: int = 1,
+        mirror: float = 0.0,
+        accumulation: int = 1,
+        mixed_precision: str = "no",
+        optimizer: str = "adamw",
+        offload_activations: bool = False,
+        average: float = 0.995,
     ) -> io.NodeOutput:
         # imported when first needed, so that the trainer does not slow down ComfyUI's start
-        from ..echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
+        from ..echoreel_core.training.config import (
+            BucketSettings,
+            DataSettings,
+            OutputSettings,
+            TrainingSettings,
+            VideoSettings,
+        )
         from .training.session import TrainingSession
 
-        folder = _run_folder(name)
+        folder = run_folder(name)
         if (found := cls.validate_inputs(data)) is not True:  # also if it is called without a graph
             raise EchoReelError(found)
         session = TrainingSession(
@@ -315,8 +400,9 @@ class TrainEchoReel(io.ComfyNode):
             clip,
             clip_vision,
             echoreel,
-            data=DataSettings(_data_path(data), folder / "cache", held_out=held_out),
-            video=VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height),
+            data=DataSettings(data_path(data), folder / "cache", held_out=held_out),
+            video=VideoSettings(frames=frame_count, every_nth=every_nth, width=width, height=height, crop=crop),
+            buckets=BucketSettings(frames=_counts(frame_counts), aspect=keep_aspect, spans=spans),
             training=TrainingSettings(
                 steps=steps,
                 learning_rate=learning_rate,
@@ -324,6 +410,12 @@ class TrainEchoReel(io.ComfyNode):
                 weighting=weighting,
                 gradient_checkpointing=gradient_checkpointing,
                 seed=seed,
+                mirror=mirror,
+                accumulation=accumulation,
+                mixed_precision=mixed_precision,
+                optimizer=optimizer,
+                offload_activations=offload_activations,
+                average=average,
             ),
             output=OutputSettings(
                 folder=folder,
@@ -333,10 +425,23 @@ class TrainEchoReel(io.ComfyNode):
                 sample_every=sample_every,
                 guidance=sample_guidance,
             ),
+            low_noise_model=low_noise_model,
+            boundary=boundary,
         )
         path = session.run()
-        _finished[folder] = _stamp(path)
+        finished(folder, path)
         return io.NodeOutput(load_adapter(str(path)), _curve(folder))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Numbers between commas or spaces. Raises: EchoReelError for anything else."""
+    counts = text.replace(",", " ").split()
+    if all(count.isdecimal() and 1 <= int(count[:9]) <= MOST_FRAMES for count in counts):
+        return tuple(map(int, counts))
+    raise EchoReelError(
+        f"frame_counts is {text[:60]!r}: use whole numbers from 1 to {MOST_FRAMES} with commas between them, such as "
+        "17, 49, 81."
+    )
 
 
 def _curve(folder: Path) -> torch.Tensor:

@@ -48,7 +48,7 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
     partial.mkdir(parents=True)
     write_adapter(trainer, partial / ADAPTER_FILE, facts)
     tensors, values = state(trainer)
-    description = {"format": STATE_KIND, "version": STATE_VERSION, **values, "settings": asdict(trainer.settings)}
+    description = {"format": STATE_KIND, "version": STATE_VERSION, **values, "settings": settings_of(trainer)}
     write_safetensors(partial / STATE_FILE, tensors, description)
     if final.exists():  # the same step, saved again: swap, so that there is always a whole one
         old = final.with_name(final.name + ".old" + PARTIAL)
@@ -60,6 +60,11 @@ def save_checkpoint(trainer: Trainer, folder: str | os.PathLike, facts: Mapping[
     for outdated in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(outdated)
     return final
+
+
+def settings_of(trainer: Trainer) -> dict[str, Any]:
+    """What a run is carried on with: its settings, and the boundary where two experts are trained."""
+    return {**asdict(trainer.settings), "boundary": trainer.trainable.boundary}
 
 
 def write_adapter(
@@ -90,5 +95,5 @@ def resume(trainer: Trainer, checkpoint: str | os.PathLike) -> dict[str, Any]:
             f"{checkpoint.name}/{STATE_FILE} is damaged: it does not say which settings it was made with."
         )
     load_state(trainer, weights, read_tensors(checkpoint / STATE_FILE), description)
-    now = json.loads(json.dumps(asdict(trainer.settings)))
-    return {name: value for name, value in then.items() if now.get(name) != value}
+    now = json.loads(json.dumps(settings_of(trainer)))
+    return {name: value for name, value in {"boundary": None, **then}.items() if now.get(name) != value}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EchoReelError
+from .checkpoints import settings_of
 from .config import Config, VideoSettings, read_config
 from .cost import measured_lines
 from .data.buckets import framed_pairs
@@ -136,8 +137,9 @@ def _train(config: Config, config_file: Path, model: ModelSource, pairs: CachedP
     changed = run.resume()
     if changed is not None and main:
         print(f"Continuing after step {trainer.step}.", flush=True)
+        now = settings_of(trainer)
         for name, value in changed.items():
-            print(f"  {name} was {value} so far, and is {getattr(config.training, name, 'gone')} from now on.")
+            print(f"  {name} was {value} so far, and is {now.get(name, 'gone')} from now on.")
 
     stopper, pace = Stopper(), Pace()
 
@@ -164,7 +166,7 @@ def facts(config: Config, pairs: CachedPairs, model: ModelSource) -> dict[str, A
         "width": framing.width,
         "height": framing.height,
         "pairs": len(pairs),
-        "base_model": config.model.name,
+        **config.model.names(),
         "weighting": config.training.weighting,
     }
 

@@ -60,6 +60,8 @@ class ModelSettings:
     comfyui: Path | None = None
     comfyui_options: tuple[str, ...] = ()
     diffusion_model: ModelFile | None = None
+    low_noise_model: ModelFile | None = None
+    boundary: float = 0.0
     weight_dtype: WeightDtype = "default"
     vae: ModelFile | None = None
     text_encoders: tuple[ModelFile, ...] = ()
@@ -68,7 +70,14 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         if self.comfyui is None:
-            for name in ("diffusion_model", "vae", "text_encoders", "clip_vision", "comfyui_options"):
+            for name in (
+                "diffusion_model",
+                "low_noise_model",
+                "vae",
+                "text_encoders",
+                "clip_vision",
+                "comfyui_options",
+            ):
                 if getattr(self, name):
                     raise EchoReelError(f"{name} is a setting for a model that ComfyUI loads: set comfyui, its folder.")
             if self.checkpoint is None:
@@ -79,11 +88,21 @@ class ModelSettings:
             for name in ("vae", "text_encoders"):
                 if not getattr(self, name):
                     raise EchoReelError(f"{name} is missing: a diffusion_model needs its own.")
+        elif self.low_noise_model is not None:
+            raise EchoReelError("low_noise_model goes with a diffusion_model: set that in place of checkpoint.")
+        _check_range(self, 0, 1, "boundary")
+        if self.boundary and self.low_noise_model is None:
+            raise EchoReelError("boundary goes with a low_noise_model: set that too.")
 
     @property
     def name(self) -> str:
         """The file of the model itself, without its folder."""
         return (self.checkpoint or self.diffusion_model).path.name
+
+    def names(self) -> dict[str, str]:
+        """What an adapter's file tells of the models it was trained on."""
+        low = self.low_noise_model
+        return {"base_model": self.name, **({} if low is None else {"low_noise_model": low.path.name})}
 
 
 @dataclass(frozen=True)

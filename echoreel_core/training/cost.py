@@ -17,7 +17,7 @@ from .progress import duration
 from .trainer import Trainer
 
 STEPS = 3
-"""That are measured; the first is not counted, as everything is made then."""
+"""That are measured of each expert; the first of each is not counted, as everything is made then."""
 MOMENT_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
 """Of what the optimizer keeps, per parameter; of Muon's few vectors and tables AdamW keeps twice that."""
 
@@ -44,11 +44,13 @@ def measured_lines(config: Config, model: ModelSource) -> Iterator[str]:
     yield disk_line(config, parameter_count(adapter.config))
 
     def seconds() -> float:
-        trainer = Trainer(model.host, adapter, pairs, replace(settings, steps=STEPS), ProcessGroup(device))
+        experts = len(model.host.experts)
+        steps = STEPS * experts
+        trainer = Trainer(model.host, adapter, pairs, replace(settings, steps=steps), ProcessGroup(device))
         times = [time.monotonic()]
         for _ in trainer:
             times.append(time.monotonic())
-        return (times[-1] - times[1]) / (STEPS - 1)
+        return (times[-1] - times[experts]) / (steps - experts)
 
     a_step = model.run(pairs, seconds)
     yield f"{a_step:.2g} s a step on {device}: {duration(a_step * settings.steps)} for {settings.steps} steps."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import torch
 
-from .data.batches import PairSource, micro_batches, same_shape
+from .data.batches import MicroBatch, PairSource, micro_batches, same_shape
 from .loss import draw, seed_of
 from .objective import Objective
 from .process_group import ProcessGroup
@@ -30,31 +31,41 @@ def held_out_loss(
 ) -> list[float]:
     """The loss at each level, over the first `limit` pairs, with noise of their own that never changes.
 
-    Each pair is measured at as many of the levels as `PASSES` allows, in turn, and its action is made once. Nothing is
-    dropped. Each process takes its share of the pairs.
+    Each pair is measured at as many of the levels as `PASSES` allows, in turn, and its action is made once for each
+    expert: they take turns only once. Nothing is dropped. Each process takes its share of the pairs.
     """
-    count, total = min(limit, len(pairs)), len(levels)
+    trainable, count, total = objective.trainable, min(limit, len(pairs)), len(levels)
     each = min(total, max(PASSES // count, -(-total // count)))
     sums = torch.zeros(2, total, device=process_group.device)
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     own = batches[process_group.rank :: process_group.count]
-    for indices in ([some[place] for place in places] for some in own for places in same_shape(pairs, some)):
-        batch = pairs.batch(indices, [seed_of("held out pair", index) for index in indices])
-        drawn = draw(seed_of("held out"), indices, batch.target.shape[1:])
-        drawn = replace(
-            drawn, u=torch.tensor(indices)
-        )  # a sample's number stays with it, whatever micro-batch it is in
-        for together in micro_batches(
-            batch, drawn, pairs.empty_text, process_group.device, objective.trainable.micro_batch_limit
-        ):
+    alike = [[some[place] for place in places] for some in own for places in same_shape(pairs, some)]
+    u = torch.tensor(levels, dtype=torch.float64)
+    expert_of = trainable.expert_of(trainable.noise_level(u))
+    for expert, indices in product(range(len(trainable.experts)), alike):
+        for together in _undropped(pairs, indices, process_group, trainable.micro_batch_limit):
+            places = (together.draws.u[:, None] + torch.arange(each) * total // each) % total
+            mine = expert_of[places] == expert
+            if not mine.any():
+                continue
             action = objective.action(together)
-            with objective.trainable.gradient_context(), objective.attached(action, together.target.shape[2]):
-                for turn in range(each):
-                    place = (together.draws.u + turn * total // each) % total
-                    u = torch.tensor(levels, dtype=torch.float64)[place]
-                    error = objective.errors(together, action, u)
-                    place = place.to(error.device)
-                    sums[0].index_add_(0, place, error)
-                    sums[1].index_add_(0, place, torch.ones_like(error))
+            for place, chosen in zip(places.T, mine.T, strict=True):
+                rows = chosen.nonzero().flatten().tolist()
+                if rows:
+                    place = place[rows]
+                    with trainable.gradient_context(), objective.attached(action[rows], together.target.shape[2]):
+                        error = objective.errors(together.of(rows), action[rows], u[place])
+                    sums[0].index_add_(0, place.to(error.device), error)
+                    sums[1].index_add_(0, place.to(error.device), torch.ones_like(error))
     process_group.mean_([sums])
     return (sums[0] / sums[1]).tolist()
+
+
+def _undropped(
+    pairs: PairSource, indices: Sequence[int], process_group: ProcessGroup, limit: int | None
+) -> Iterator[MicroBatch]:
+    """Pairs of one shape with their numbers in place of the noise levels that were drawn."""
+    batch = pairs.batch(indices, [seed_of("held out pair", index) for index in indices])
+    drawn = draw(seed_of("held out"), indices, batch.target.shape[1:])
+    numbered = replace(drawn, u=torch.tensor(indices))
+    return micro_batches(batch, numbered, pairs.empty_text, process_group.device, limit)

@@ -21,7 +21,7 @@ class ModelSource(Protocol):
 
     Attributes:
         device: that it computes on.
-        host: the model, as the trainer sees it.
+        host: the model, as the trainer sees it, or both where the settings name two experts.
         encoders: its VAE and text encoder.
         identity: theirs; see `Encoders`.
         frames_per_latent: frames of a clip to one of its latents; the first latent holds one.

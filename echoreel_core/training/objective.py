@@ -36,9 +36,10 @@ class Objective:
         self, trainable: TrainableModel, adapter: EchoReelAdapter, settings: TrainingSettings, device: torch.device
     ) -> None:
         self.trainable, self.adapter, self.settings, self.device = trainable, adapter, settings, device
-        self.sites = trainable.sites()
-        _check_sites([site.name for site in self.sites], [site.name for site in adapter.config.sites])
-        self._layers = [self._layer(attention) for attention in adapter.attentions]
+        _check_sites([site.name for site in trainable.sites()], [site.name for site in adapter.config.sites])
+        experts = trainable.experts
+        self.sites = [site for expert in experts for site in expert.sites()]
+        self._layers = [self._layer(attention, expert) for expert in experts for attention in adapter.attentions]
         self._now: tuple[ActionContext, int] | None = None  # what the layers attend to, and the clip's token frames
         self._contexts: dict[tuple[int, int], ActionContext] = {}
         self._hooked: AbstractContextManager[None] | None = None
@@ -48,7 +49,7 @@ class Objective:
         if self._hooked is not None:
             self._hooked.__exit__(None, None, None)
             self._hooked = None
-            for module in (self.trainable.model, self.adapter.prism):
+            for module in self._compiled():
                 module._compiled_call_impl = None
 
     def autocast(self) -> torch.autocast:
@@ -71,13 +72,17 @@ class Objective:
             return self.adapter.prism(batch.reference.float(), torch.cat((batch.prompt, batch.caption), 1).float())
 
     def errors(self, batch: MicroBatch, action: Tensor, u: Tensor) -> Tensor:
-        """The weighted squared error [B] at noise levels u [B], which are on the CPU; call it inside `attached`."""
+        """The weighted squared error [B] at noise levels u [B], which are on the CPU, and of a single expert.
+
+        Call it inside `attached`.
+        """
         settings, trainable = self.settings, self.trainable
         latents, noise = batch.target.float() / trainable.sigma_data, batch.draws.noise.to(batch.target.device)
         level = trainable.noise_level(u)
         noisy = add_noise(latents, noise, level)
         with self.autocast():
-            predicted = trainable.predict(noisy, level.time_on(latents.device), batch.prompt, batch.conditionings)
+            expert = trainable.at(level)
+            predicted = expert.predict(noisy, level.time_on(latents.device), batch.prompt, batch.conditionings)
         wanted = target(trainable.prediction, latents, noise, level)
         error = (predicted.float() - wanted).square().flatten(1).mean(1)
         return loss_weight(settings.weighting, trainable.prediction, level, settings.min_snr_gamma).to(error) * error
@@ -103,8 +108,12 @@ class Objective:
         finally:
             self._now = before
 
+    def _compiled(self) -> list[nn.Module]:
+        """What `compile` is about."""
+        return [*(expert.model for expert in self.trainable.experts), self.adapter.prism]
+
     def _hook_for_good(self) -> None:
-        for module in (self.trainable.model, self.adapter.prism):
+        for module in self._compiled():
             module.compile(mode=self.settings.compile)
         self._hooked = added_layers(self.sites, self._layers)
         self._hooked.__enter__()
@@ -120,13 +129,13 @@ class Objective:
             )
         return replace(self._contexts[key], tokens=action)
 
-    def _layer(self, attention: nn.Module) -> AddedLayer:
+    def _layer(self, attention: nn.Module, expert: TrainableModel) -> AddedLayer:
         def added(hidden: Tensor) -> Tensor | None:
             if self._now is None:
                 return None
             context, frames = self._now
-            tokens = self.trainable.tokens(hidden, context.tokens.shape[0], frames)
-            return None if tokens is None else self.trainable.hidden(attention(tokens.float(), context), hidden)
+            tokens = expert.tokens(hidden, context.tokens.shape[0], frames)
+            return None if tokens is None else expert.hidden(attention(tokens.float(), context), hidden)
 
         return added
 

@@ -66,14 +66,11 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_advice(
-    settings: TrainingSettings, video: VideoSettings, frames: str = "frames", all_settings: bool = True
-) -> Iterator[None]:
+def memory_advice(settings: TrainingSettings, video: VideoSettings, frames: str = "frames") -> Iterator[None]:
     """Inside the `with`, running out of memory becomes a sentence with the settings that need less.
 
     Args:
         frames: what the user knows the number of frames by.
-        all_settings: whether the user has all settings to choose from, as in a settings file.
 
     Raises: EchoReelError in place of what torch raises.
     """
@@ -85,9 +82,11 @@ def memory_advice(
         less = []
         if not settings.gradient_checkpointing:
             less.append("gradient_checkpointing on")
-        elif all_settings and not settings.offload_activations:
+        elif not settings.offload_activations:
             less.append("offload_activations on")
-        if all_settings and settings.optimizer == "adamw":
+        if settings.mixed_precision == "no":
+            less.append("mixed_precision bf16")
+        if settings.optimizer == "adamw":
             less.append("optimizer adamw8bit")
         if settings.batch_size > 1:
             less.append(f"batch_size below {settings.batch_size}")

@@ -44,6 +44,7 @@ class TrainableModel(ABC):
         model: everything that stays frozen.
         sigma_data: the latents' standard deviation, by which they are divided before noise is added (EDM).
         micro_batch_limit: samples that the model takes at once, or None for as many as there are.
+        boundary: of two experts, the least noise of the high-noise one's; None for a single model.
     """
 
     family: str
@@ -51,6 +52,26 @@ class TrainableModel(ABC):
     model: nn.Module
     sigma_data: float = 1.0
     micro_batch_limit: int | None = None
+    boundary: float | None = None
+
+    @property
+    def experts(self) -> Sequence[TrainableModel]:
+        """The models that share the noise levels between them: this one alone, unless it is made of several."""
+        return (self,)
+
+    def expert_of(self, level: NoiseLevel) -> Tensor:
+        """Which of `experts` each level [B] belongs to, by number."""
+        return torch.zeros(level.noise.shape, dtype=torch.long)
+
+    def at(self, level: NoiseLevel) -> TrainableModel:
+        """The expert that all these levels belong to, on its device, to call `predict` of."""
+        return self
+
+    def load(self) -> None:  # noqa: B027  most models are where they belong
+        """Brings the model onto its device, if it is not there."""
+
+    def unload(self) -> None:  # noqa: B027
+        """Makes room on the device while another expert is called."""
 
     @abstractmethod
     def sites(self) -> Sequence[AnySite]:

@@ -16,7 +16,7 @@ from .average import AverageOfWeights
 from .config import TrainingSettings
 from .data.batches import MicroBatch, PairSource, micro_batches, pair_index, same_shape
 from .held_out import LEVELS, held_out_loss
-from .loss import NoiseLevels, draw, seed_of
+from .loss import NoiseLevels, draw, drawn_level, seed_of
 from .objective import Objective
 from .optimizer import Optimizer
 from .prism_start import ChangeReader, change
@@ -156,13 +156,24 @@ class Trainer:
         return StepResult(self.step, loss, norm, self.settings.learning_rate * factor)
 
     def _shares(self, step: int) -> Iterator[tuple[MicroBatch, float]]:
-        """The micro-batches of a step in this process, and what share of its batches each is."""
+        """The micro-batches of a step in this process, and what share of its batches each is.
+
+        All of one expert come first; every other step begins with the one that the step before ended with.
+        """
         settings, group = self.settings, self.process_group
-        for part in range(settings.accumulation):
-            first = (step * settings.accumulation + part) * group.count + group.rank
-            samples = range(first * settings.batch_size, (first + 1) * settings.batch_size)
-            for together in self._micro_batches(samples):
-                yield together, len(together.target) / (settings.batch_size * settings.accumulation)
+        experts = range(len(self.trainable.experts))
+        for expert in reversed(experts) if step % 2 else experts:
+            for part in range(settings.accumulation):
+                first = (step * settings.accumulation + part) * group.count + group.rank
+                samples = range(first * settings.batch_size, (first + 1) * settings.batch_size)
+                for together in self._micro_batches(self._of_expert(expert, samples)):
+                    yield together, len(together.target) / (settings.batch_size * settings.accumulation)
+
+    def _of_expert(self, expert: int, samples: Sequence[int]) -> Sequence[int]:
+        """Those samples whose noise level belongs to the expert of this number."""
+        u = torch.stack([drawn_level(self.settings.seed, sample, self.levels) for sample in samples])
+        belongs = self.trainable.expert_of(self.trainable.noise_level(u)).tolist()
+        return [sample for sample, own in zip(samples, belongs, strict=True) if own == expert]
 
     def _mean_gradients(self, optimizer: Optimizer, loss: Tensor) -> None:
         """Averages loss and gradients over all processes."""

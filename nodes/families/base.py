@@ -76,6 +76,8 @@ class ModelFamily:
             generate. Left out if that is nothing.
         silence: video latents [B, C, T, H, W] → empty sound latents that a call needs besides them.
         one_sample: whether a call takes a single clip only.
+        expert_boundary: the host's model → the noise level (timestep over their number) from which on a second model of
+            its kind, trained for less noise, takes over. Left out if no model of the family comes as two.
         kernels_without_gradient: names of the host's fused kernels that it uses even in training.
         default_adapter: (diffusion model, what the adapter must fit) → configuration of a new adapter.
     """
@@ -99,6 +101,7 @@ class ModelFamily:
     clip_conditioning: ClipConditioning | None = None
     silence: Callable[[Tensor], Tensor] | None = None
     one_sample: bool = False
+    expert_boundary: Callable[[Any], float] | None = None
     kernels_without_gradient: tuple[str, ...] = ()
     default_adapter: Callable[[torch.nn.Module, AdapterInputs], AdapterConfig] = lambda _model, fit: general_form(fit)
 

@@ -74,10 +74,19 @@ def _node(name: str, image: str = "start_image", vision: bool = False, **inputs:
     return clip_conditioning
 
 
+def _channels_beside(base: Any) -> int:
+    """Channels that the model takes beside the latents'."""
+    return base.diffusion_model.patch_embedding.weight.shape[1] - base.latent_format.latent_channels
+
+
+def _expert_boundary(base: Any) -> float:
+    """Wan 2.2 14B, from an image or from text: `boundary` in https://github.com/Wan-Video/Wan2.2, wan/configs."""
+    return 0.9 if _channels_beside(base) else 0.875
+
+
 def _by_channels(base: Any, clip: Clip) -> dict[str, Any]:
     """By the channels beside the latents: those of the start image and its mask, those of a control video before it."""
-    channels = base.latent_format.latent_channels
-    beside = base.diffusion_model.patch_embedding.weight.shape[1] - channels
+    channels, beside = base.latent_format.latent_channels, _channels_beside(base)
     if beside == channels + 4:
         name = "WanImageToVideo" if channels == 16 else "WanFunInpaintToVideo"
         return _node(name, vision=True)(base, clip)
@@ -128,6 +137,7 @@ WAN = ModelFamily(
     frames_per_latent=4,
     fps_of=lambda diffusion_model: 24 if diffusion_model.out_dim == 48 else 16,  # Wan 2.2 5B has latents of its own
     window=_chunk,
+    expert_boundary=_expert_boundary,
     clip_conditioning=by_host_class(
         {
             "WAN21_Vace": _vace,

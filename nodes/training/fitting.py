@@ -14,6 +14,7 @@ from ...echoreel_core.training.config import VideoSettings
 from ...echoreel_core.training.data.batches import Batch
 from ...echoreel_core.training.data.conditioning import TOKENS
 from ...echoreel_core.training.default_sizes import REFERENCE_PIXELS
+from .experts import HostExperts
 from .trainable import TrainableHostModel
 
 
@@ -26,7 +27,7 @@ def reference_framing(video: VideoSettings, vae: Any, start: AdapterConfig | Non
 
 
 def fitting_adapter(
-    trainable: TrainableHostModel,
+    trainable: TrainableHostModel | HostExperts,
     sample: Batch,
     seed: int,
     start: tuple[AdapterConfig, dict[str, Tensor]] | None = None,

@@ -15,9 +15,11 @@ from ...echoreel_core.training.config import Config, VideoSettings
 from ...echoreel_core.training.data.cached_pairs import CachedPairs
 from ...echoreel_core.training.lvdm.released import read_start
 from ...echoreel_core.training.model_source import Result
+from .encoders import NodeEncoders
+from .experts import HostExperts, trainable_host
 from .fitting import fitting_adapter, reference_framing
-from .model_files import load_encoders, load_model
-from .trainable import NodeEncoders, TrainableHostModel
+from .model_files import load_encoders, load_low_noise_model, load_model
+from .trainable import TrainableHostModel
 
 
 class HeadlessModel:
@@ -41,9 +43,10 @@ class HeadlessModel:
         return None if start is None else read_start(start)
 
     @cached_property
-    def host(self) -> TrainableHostModel:
+    def host(self) -> TrainableHostModel | HostExperts:
         """See `ModelSource`."""
-        return TrainableHostModel(self._model)
+        settings = self.config.model
+        return trainable_host(self._model, load_low_noise_model(settings), settings.boundary)
 
     def check(self) -> None:
         """See `ModelSource`."""
@@ -83,5 +86,5 @@ class HeadlessModel:
     def decode(self, latents: Tensor) -> Tensor:
         """See `ModelSource`."""
         frames = self.encoders.decode_video(latents)
-        self.host.reload()  # the VAE may have pushed it out of memory
+        self.host.load()  # the VAE may have pushed it out of memory
         return frames

@@ -32,14 +32,27 @@ def find(file: ModelFile, setting: str, folder: str) -> str:
 
 def load_model(settings: ModelSettings) -> Any:
     """The MODEL alone. Raises: EchoReelError where the file is missing or is not a model that the host knows."""
-    options: dict[str, Any] = {}
-    if settings.weight_dtype != "default":
-        options["dtype"] = getattr(torch, f"float{settings.weight_dtype.removeprefix('fp')}")
     if settings.checkpoint is not None:
+        options = _options(settings)
         path = find(settings.checkpoint, "checkpoint", "checkpoints")
         return _read(path, lambda: comfy.sd.load_checkpoint_guess_config(path, False, False, model_options=options)[0])
-    path = find(settings.diffusion_model, "diffusion_model", "diffusion_models")
-    return _read(path, lambda: comfy.sd.load_diffusion_model(path, model_options=options))
+    return _load_diffusion_model(settings, "diffusion_model")
+
+
+def load_low_noise_model(settings: ModelSettings) -> Any:
+    """The MODEL of the second expert, or None where there is one alone. Raises: EchoReelError as `load_model`."""
+    return None if settings.low_noise_model is None else _load_diffusion_model(settings, "low_noise_model")
+
+
+def _load_diffusion_model(settings: ModelSettings, setting: str) -> Any:
+    path = find(getattr(settings, setting), setting, "diffusion_models")
+    return _read(path, lambda: comfy.sd.load_diffusion_model(path, model_options=_options(settings)))
+
+
+def _options(settings: ModelSettings) -> dict[str, Any]:
+    if settings.weight_dtype == "default":
+        return {}
+    return {"dtype": getattr(torch, f"float{settings.weight_dtype.removeprefix('fp')}")}
 
 
 def load_encoders(settings: ModelSettings) -> tuple[Any, Any, Any]:

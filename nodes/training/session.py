@@ -13,7 +13,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...echoreel_core.training.config import DataSettings, OutputSettings, TrainingSettings, VideoSettings
+from ...echoreel_core.training.config import (
+    BucketSettings,
+    DataSettings,
+    OutputSettings,
+    TrainingSettings,
+    VideoSettings,
+)
+from ...echoreel_core.training.data.buckets import framed_pairs
 from ...echoreel_core.training.data.cache import build_cache
 from ...echoreel_core.training.data.cached_pairs import CachedPairs
 from ...echoreel_core.training.data.pairs import read_pairs
@@ -23,9 +30,11 @@ from ...echoreel_core.training.progress import Pace, memory_advice, step_line
 from ...echoreel_core.training.run import TrainingRun
 from ...echoreel_core.training.trainer import StepResult, Trainer
 from ..models.adapter import LoadedAdapter, adapter_weights
+from .encoders import NodeEncoders
+from .experts import trainable_host
 from .fitting import fitting_adapter, reference_framing
 from .progress import NodeProgress
-from .trainable import NodeEncoders, TrainableHostModel, own_copy
+from .trainable import own_copy
 
 CURVE_SECONDS = 5
 """Seconds between two drawings of the live loss curve: each reads the whole log."""
@@ -38,6 +47,8 @@ class TrainingSession:
     Attributes:
         start: the adapter to continue from, or None for a new one.
         video: the framing of the clips that the model learns to generate.
+        buckets: how the clips' own sizes and lengths are met.
+        low_noise_model, boundary: the second of two experts, or None; see `HostExperts`.
     """
 
     model: Any
@@ -47,8 +58,11 @@ class TrainingSession:
     start: LoadedAdapter | None
     data: DataSettings
     video: VideoSettings
+    buckets: BucketSettings
     training: TrainingSettings
     output: OutputSettings
+    low_noise_model: Any = None
+    boundary: float = 0.0
 
     def run(self) -> Path:
         """Trains, or continues training, and returns the adapter's file.
@@ -60,14 +74,17 @@ class TrainingSession:
         """
         self._progress = NodeProgress()
         self._progress.say("Checking the clips")
-        TrainableHostModel(self.model)  # refuses what cannot be trained before any clip is encoded
+        trainable_host(
+            self.model, self.low_noise_model, self.boundary
+        )  # refuses what cannot be trained before any clip is encoded
         self._reference = reference_framing(self.video, self.vae, self.start and self.start.config)
         self._encoders = NodeEncoders(self.model, self.vae, self.clip, self.vision)
-        with memory_advice(self.training, self.video, "frame_count", all_settings=False):
+        with memory_advice(self.training, self.video, "frame_count"):
             cached, held_out = self._cache()
             self._progress.update(0, self.training.steps, "Loading the model")
             with torch.inference_mode(False):
-                self._trainable = TrainableHostModel(own_copy(self.model))
+                low = None if self.low_noise_model is None else own_copy(self.low_noise_model)
+                self._trainable = trainable_host(own_copy(self.model), low, self.boundary)
                 return self._trainable.sampling_run(
                     cached.batch([0], [0]).target, lambda: self._train(cached, held_out)
                 )
@@ -85,6 +102,7 @@ class TrainingSession:
             self._progress.update(done, total, f"{done} of {total}: {shown}, {pace.words(total - done, 'clip')}")
 
         pairs = read_pairs(data, Path(folder_paths.get_input_directory()))
+        pairs = framed_pairs(pairs, self.video, self.buckets)
         build_cache(data.cache, pairs, self._encoders, self.video, self._reference, progress)
         with torch.inference_mode(False):
             return CachedPairs(data.cache), CachedPairs(data.cache, held_out=True)
@@ -126,5 +144,5 @@ class TrainingSession:
 
     def _decode(self, latents: Tensor) -> Tensor:
         frames = self._encoders.decode_video(latents)
-        self._trainable.reload()  # the VAE may have pushed it out of memory
+        self._trainable.load()  # the VAE may have pushed it out of memory
         return frames

@@ -1,9 +1,8 @@
-"""Whatever MODEL, VAE and CLIP are wired in, as the trainer sees them."""
+"""Whatever MODEL is wired in, as the trainer sees it."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +26,12 @@ from ...echoreel_core.training.data.conditioning import TOKENS, Conditioning, ma
 from ...echoreel_core.training.default_sizes import AdapterInputs
 from ...echoreel_core.training.loss import prediction_of, seed_of
 from ...echoreel_core.training.trainable import Attach, NoiseLevel, Prediction, TrainableModel
-from ..action_prism_encode import encode_frames
 from ..families import find_family
 from ..families.base import TokenGrid
-from ..families.clip_conditioning import KNOWN, KNOWN_MASK, LEADING, Clip
-from .image_conditioning import as_the_host_has_it, image_conditioning
+from ..families.clip_conditioning import KNOWN, KNOWN_MASK, LEADING
+from .encoders import model_kind
+from .image_conditioning import as_the_host_has_it
 from .kernels import kernels_with_gradients
-from .weights_id import weights_id
 
 Result = TypeVar("Result")
 
@@ -101,7 +99,7 @@ class TrainableHostModel(TrainableModel):
         guider = comfy.samplers.CFGGuider(self._patcher)
         guider.inner_set_conds({"positive": []})
         inside = TrainingSampler(self, work)
-        self.reload()
+        self.load()
         empty = self._as_host(torch.zeros_like(latents))
         if self._family.silence is not None:
             empty = comfy.nested_tensor.NestedTensor((empty, self._family.silence(empty)))
@@ -111,12 +109,26 @@ class TrainableHostModel(TrainableModel):
             self._inside = None
         return inside.result
 
-    def reload(self) -> None:
-        """Moves the model back onto its device, if another model pushed it out."""
+    @property
+    def expert_boundary(self) -> float | None:
+        """The noise level at which such a model's low-noise expert takes over, where the family knows of any."""
+        return None if self._family.expert_boundary is None else self._family.expert_boundary(self._base)
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What the model is, apart from its weights."""
+        return model_kind(self._base)
+
+    def load(self) -> None:
+        """See `TrainableModel`: moves the model back onto its device, if another model pushed it out."""
         patchers = [self._patcher, *self._patcher.get_nested_additional_models()]
         # with room reserved by --reserve-vram, what does not fit beside it stays in the computer's memory
         whole = comfy.model_management.args.reserve_vram is None
         comfy.model_management.load_models_gpu(patchers, force_full_load=whole)
+
+    def unload(self) -> None:
+        """See `TrainableModel`: moves all of it into the computer's memory, with what the host loads beside it."""
+        comfy.model_management.unload_model_and_clones(self._patcher)
 
     def noise_level(self, u: Tensor) -> NoiseLevel:
         """The host's own sigma at u of its schedule."""
@@ -240,19 +252,25 @@ class TrainableHostModel(TrainableModel):
         steps: int,
         guidance: float,
         attach: Attach,
+        at: Callable[[NoiseLevel], TrainableHostModel] | None = None,
     ) -> Tensor:
-        """See `TrainableModel`: DDIM over the host's "simple" schedule, which for flow models is Euler's method."""
+        """See `TrainableModel`: DDIM over the host's "simple" schedule, which for flow models is Euler's method.
+
+        Args:
+            at: gives the model to call at a noise level, where that is not always this one.
+        """
         sigmas = comfy.samplers.calculate_sigmas(self._sampling, "simple", steps)
         levels = [self._level(sigma.double()[None]) for sigma in sigmas[:-1]]
         latents = noise.float()
         for level, after in zip(levels, [*levels[1:], None], strict=True):
+            model = self if at is None else at(level)
             x = latents / self._sampling.calculate_input(
                 level.time.float().to(latents.device), torch.ones_like(latents)
             )
             halves = []
             for role, conditioning in (("negative", negative), ("positive", positive)):
                 with attach(role):
-                    halves.append(self._denoised(x, level.time.float().to(latents.device), [conditioning]).float())
+                    halves.append(model._denoised(x, level.time.float().to(latents.device), [conditioning]).float())
             unguided, guided = halves
             clean = (unguided + guidance * (guided - unguided)) / self.sigma_data
             if after is None:
@@ -351,48 +369,3 @@ def _kept(saved: Tensor) -> Tensor:
     """What autograd keeps of a tensor: a copy, as it may change in place; of weights, which do not, themselves."""
     owner = saved if saved._base is None else saved._base
     return saved if isinstance(owner, torch.nn.Parameter) else saved.clone()
-
-
-class NodeEncoders:
-    """The VAE, CLIP and CLIP vision model (or None) that are wired in; implements `training.trainable.Encoders`.
-
-    Args:
-        model: the MODEL, which decides what it is given of a clip.
-    """
-
-    def __init__(self, model: Any, vae: Any, clip: Any, vision: Any = None) -> None:
-        self._base, self._vae, self._clip, self._vision = model.model, vae, clip, vision
-        self._family = find_family(uncompiled(model.get_model_object("diffusion_model")))
-        self._latent_format = model.get_model_object("latent_format")
-        layout = {name: value for name, value in self._base.model_config.unet_config.items() if name != "dtype"}
-        kind = hashlib.blake2b(repr(sorted(layout.items())).encode(), digest_size=6).hexdigest()
-        parts = [(vae, vae.first_stage_model), (clip, clip.cond_stage_model)]
-        parts += [] if vision is None else [(vision, vision.model)]
-        self.identity = "-".join([type(self._base).__name__, kind, *(weights_id(*part) for part in parts)])
-
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """See `Encoders`."""
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        return self._latent_format.process_in(encode_frames(self._vae, frames))[0].float().cpu()
-
-    def decode_video(self, latents: Tensor) -> Tensor:
-        """See `Encoders`."""
-        latents = self._latent_format.process_out(latents[None])
-        if self._vae.latent_dim == 2:
-            latents = latents[0].transpose(0, 1)
-        frames = self._vae.decode(latents)
-        return (frames[0] if frames.dim() == 5 else frames).float().cpu()
-
-    def encode_text(self, texts: Sequence[str]) -> list[Conditioning]:
-        """See `Encoders`."""
-        return [self._told(text) for text in texts]
-
-    def _told(self, text: str) -> Conditioning:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        tokens, conditioning = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text))[0]
-        conditioning = {**{name: value for name, value in conditioning.items() if name != "hooks"}, TOKENS: tokens[0]}
-        return map_tensors(conditioning, lambda value: (value.float() if value.is_floating_point() else value).cpu())
-
-    def image_conditioning(self, frames: Tensor, fps: float) -> Conditioning:
-        """See `Encoders`."""
-        return image_conditioning(self._family, self._base, Clip(frames, fps, self._vae, self._vision))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "web" / "docs"
+LOCALES = DOCS.parents[1] / "locales"
 SERVED = "/extensions/comfyui-echoreel/docs"
 
 
@@ -47,6 +50,26 @@ def test_the_page_for_english_is_the_one_for_all(schemas):
     for schema in schemas:
         for_all, for_english = DOCS / f"{schema.node_id}.md", DOCS / schema.node_id / "en.md"
         assert for_english.read_bytes() == for_all.read_bytes(), f"copy {for_all.name} to {for_english}"
+
+
+@pytest.mark.parametrize("language", ["zh", "ja", "ko"])
+def test_translated_pages_say_the_same_of_the_same_things(schemas, language):
+    """Their names are those that the page of this language shows; numbers, code and pictures are the English ones."""
+    names = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    kept = re.compile(r"`[^`]+`|\d+(?:\.\d+)?|\]\([^)]+\)")
+    for schema in schemas:
+        english = (DOCS / schema.node_id / "en.md").read_text(encoding="utf-8")
+        text = (DOCS / schema.node_id / f"{language}.md").read_text(encoding="utf-8")
+        entry = names[schema.node_id]
+        assert text.startswith(f"# {entry['display_name']}\n"), schema.node_id
+        assert Counter(kept.findall(text)) == Counter(kept.findall(english)), schema.node_id
+        bold = set(re.findall(r"\*\*([^*]+)\*\*", text))
+        for name, first, last in re.findall(r"\*\*(\D+)(\d+) … \D+(\d+)\*\*", text):
+            bold |= {f"{name}{number}" for number in range(int(first), int(last) + 1)}
+        assert [part["name"] for part in entry["inputs"].values() if part["name"] not in bold] == [], schema.node_id
+        for shape in (r"^#+ ", r"^\|", r"^[-*] ", r"^\d+\. "):
+            count = [len(re.findall(shape, page, re.M)) for page in (text, english)]
+            assert count[0] == count[1], (schema.node_id, shape, count)
 
 
 def test_the_host_serves_pages_and_pictures(server, schemas):

@@ -19,6 +19,7 @@ SCRIPTS = {"zh": r"[一-鿿]", "ja": r"[ぁ-ヿ]", "ko": r"[가-힣]"}
 """Letters that a sentence in this language has."""
 
 NAMES = {"none", "clean", "velocity", "min-snr", "float16", "bfloat16", "float32"}
+NAMES |= {"bf16", "fp16", "adamw", "adamw8bit", "muon"}
 """Choices that are called so in every language."""
 
 KEPT = re.compile(r"(?<!\w)'[^']+'(?!\w)|\d+(?:\.\d+)?|\b\w+(?:[/._]\w+)+|\.\w+\b")

@@ -38,6 +38,18 @@ def settings(**changes) -> dict:
     }
 
 
+def small_start(folders: Path, tiny, text_width: int):
+    """A small fresh adapter for a tiny model, loaded."""
+    import adapters
+    from echoreel_pack.nodes.families import find_family
+    from echoreel_pack.nodes.models.adapter import load_adapter
+
+    model = tiny.model.model.diffusion_model
+    path = folders / "models" / "echoreel" / "start.safetensors"
+    adapters.fresh_adapter(tiny, find_family(model).sites(model), text_width=text_width).save(path)
+    return load_adapter(str(path))
+
+
 def losses(folders: Path, name: str) -> list[float]:
     """The loss of every step of a run."""
     lines = (folders / "output" / "echoreel_training" / name / "metrics.jsonl").read_text().splitlines()

@@ -42,6 +42,7 @@ class Pieces:
             and so end sooner or later.
         down: the last share of them, over which the learning rate falls.
         batch: clips a step. The optimizer's own work is the same for any number.
+        rate: learning rate, lower than for a card's larger batches.
         motions: in a chunk, each by two figures.
         first, each, chunks: it starts on `first` chunks, and makes one more after each `each` samples until there are
             `chunks`, so that it need not wait for all.
@@ -51,6 +52,7 @@ class Pieces:
     samples: int = 160_000
     down: float = 0.2
     batch: int = 16
+    rate: float = 1e-3
     motions: int = 16
     first: int = 4
     each: int = 750
@@ -133,7 +135,7 @@ def make_base(
     start, file = time.monotonic(), Log(folder / "log.jsonl")
     text, judge = load_embedded(EMBEDDED_FILE)[0].base.text, load_judge(JUDGE_FILE)
     vae, config = read_vae(Path(__file__).with_name(VAE_FILE)), WanConfig()
-    settings = BaseSettings(batch=pieces.batch, down=pieces.down)
+    settings = BaseSettings(batch=pieces.batch, rate=pieces.rate, down=pieces.down)
     work = ByTheSample(folder, pieces, settings, config, text, vae, group=group)
     seen = balanced(tuple(SEEN), pieces.clips, SEED)
     told = [start, work.left_at()]  # when, and at which step, the last line about the training was logged

@@ -57,6 +57,17 @@ class MicroBatch:
     conditionings: tuple[Conditioning, ...]
     draws: Draws
 
+    def of(self, rows: list[int]) -> MicroBatch:
+        """Some of the samples."""
+        return MicroBatch(
+            self.target[rows],
+            self.reference[rows],
+            self.prompt[rows],
+            self.caption[rows],
+            tuple(self.conditionings[row] for row in rows),
+            self.draws.of(rows),
+        )
+
 
 class PairSource(Protocol):
     """Where pairs come from: the cache, or a world that draws them.

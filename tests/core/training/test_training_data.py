@@ -89,7 +89,10 @@ def test_what_a_model_that_comfyui_loads_needs(tmp_path):
     assert "either diffusion_model or checkpoint" in error(comfyui="c", checkpoint="a", diffusion_model="b")
     assert "vae is missing" in error(comfyui="c", diffusion_model="b", text_encoders=["t"])
     assert "text_encoders is missing" in error(comfyui="c", diffusion_model="b", vae="v")
-    assert error(comfyui="c", diffusion_model="b", vae="v", text_encoders=["t"]) == ""
+    whole = {"comfyui": "c", "diffusion_model": "b", "vae": "v", "text_encoders": ["t"]}
+    assert error(**whole) == error(**whole, low_noise_model="l", boundary=0.9) == ""
+    assert "boundary goes with a low_noise_model" in error(**whole, boundary=0.9)
+    assert "low_noise_model goes with a diffusion_model" in error(comfyui="c", checkpoint="b", low_noise_model="l")
     assert error(comfyui="c", checkpoint="b") == ""
 
 

@@ -71,7 +71,7 @@ def test_train_takes_it(made_up, tiny, folders):
 
 
 def test_the_model_is_given_what_its_entry_says(made_up, tiny):
-    from echoreel_pack.nodes.training.trainable import NodeEncoders
+    from echoreel_pack.nodes.training.encoders import NodeEncoders
 
     vae, clip, _ = encoders_for(tiny)
     given = NodeEncoders(tiny.model, vae, clip).image_conditioning(torch.zeros(9, 64, 64, 3), 12.5)

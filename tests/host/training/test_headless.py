@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +20,7 @@ import tiny_models
 import torch
 from encoders import encoders_for
 from places import COMFYUI
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_train_families import NOT_TRAINED
 from tiny_families import CASES, IMAGE_CASES, build
 from tiny_files import write_wan
@@ -63,6 +67,21 @@ def settings(folder: Path, run: Path, **sections: dict) -> Path:
     return path
 
 
+def by_path(folder: Path) -> dict:
+    """The tiny Wan's files, for a process in which ComfyUI has other folders."""
+    model, vae, text = (
+        str(folder / "models" / kind / "wan.safetensors") for kind in ("diffusion_models", "vae", "text_encoders")
+    )
+    return {"diffusion_model": model, "vae": vae, "text_encoders": [text]}
+
+
+def two_experts(data: Path, folder: Path) -> dict:
+    """Such files with a second model, which is written into `folder`."""
+    files, low = by_path(data), folder / "low.safetensors"
+    save_file({name: -weight for name, weight in load_file(files["diffusion_model"]).items()}, low)
+    return {**files, "low_noise_model": str(low)}
+
+
 def ran(*arguments) -> str:
     """What a Python program says, which has to succeed."""
     done = subprocess.run(
@@ -89,9 +108,7 @@ def two_processes(data):
 @pytest.fixture(scope="module")
 def one_process(data, two_processes, pack):
     """The folder of a run by one process, with two micro-batches in place of two processes, cut in two."""
-    files = {name: str(data / "models" / name / "wan.safetensors") for name in ("diffusion_models", "vae")}
-    encoders = [str(data / "models" / "text_encoders" / "wan.safetensors")]
-    model = {"diffusion_model": files["diffusion_models"], "vae": files["vae"], "text_encoders": encoders}
+    model = by_path(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comfy.sd, "load_clip", partial(comfy.sd.load_clip, model_options=TINY_TEXT))
         for steps in (2, 4):
@@ -100,12 +117,12 @@ def one_process(data, two_processes, pack):
     return data / "one"
 
 
-def train_here(config: Path) -> int:
-    """Trains in this process, which has a ComfyUI already."""
+def train_here(config: Path, command: str = "train") -> int:
+    """Trains, or does what else the command line can, in this process, which has a ComfyUI already."""
     from echoreel_pack.echoreel_core.training.command import command_line
     from echoreel_pack.nodes.training.headless import HeadlessModel
 
-    return command_line("train.py", lambda config, _: HeadlessModel(config), [str(config)])
+    return command_line("train.py", lambda config, _: HeadlessModel(config), [command, str(config)])
 
 
 def test_two_processes_give_the_weights_of_one(two_processes, one_process):
@@ -129,6 +146,49 @@ def test_the_adapter_does_in_a_graph_what_it_did_in_training(data, one_process, 
     loaded = load_adapter(str(one_process / "echoreel-adapter.safetensors"))
     assert loaded.config.training["base_model"] == "wan.safetensors"
     assert_applied_as_trained(tiny_models.wan(), loaded, batch.target, batch.conditioning_of(0))
+
+
+def test_two_experts_come_from_two_files(data, tmp_path, pack):
+    from echoreel_pack.echoreel_core.training.config import read_config
+    from echoreel_pack.nodes.training.headless import HeadlessModel
+
+    model = HeadlessModel(read_config(settings(data, tmp_path / "run", model=two_experts(data, tmp_path))))
+    model.check()
+    biases = [expert.model.patch_embedding.bias for expert in model.host.experts]
+    assert model.host.boundary == 0.875 and torch.equal(biases[0], -biases[1])
+    told = model.config.model.names()
+    assert told == {"base_model": "wan.safetensors", "low_noise_model": "low.safetensors"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_run_of_two_experts_killed_at_any_moment_ends_with_the_same_weights(data, tmp_path, monkeypatch, pack):
+    """ECHOREEL_KILLS=10 kills more often than the usual twice."""
+    monkeypatch.setattr(comfy.sd, "load_clip", partial(comfy.sd.load_clip, model_options=TINY_TEXT))
+    more = {"model": two_experts(data, tmp_path), "training": {"steps": 4}, "output": {"checkpoint_every": 1}}
+    whole, config = (settings(data, tmp_path / name, **more) for name in ("whole", "run"))
+    assert train_here(whole, "cache") == 0
+    wanted, final = (tmp_path / name / "echoreel-adapter.safetensors" for name in ("whole", "run"))
+    rng, killed, kills = random.Random(0), 0, int(os.environ.get("ECHOREEL_KILLS", 2))
+    began = time.monotonic()
+    assert train_here(whole) == 0
+    length = time.monotonic() - began
+    while killed < kills:
+        child = os.fork()
+        if not child:
+            os._exit(train_here(config))
+        time.sleep(rng.uniform(0, 0.7 * length))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+        if final.exists():  # the run was over: from the beginning
+            assert_same_weights(final, wanted)
+            shutil.rmtree(tmp_path / "run")
+    assert train_here(config) == 0
+    assert_same_weights(final, wanted)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    one, other = load_file(one), load_file(other)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
 FEW = ("svd", "ltxv", "hunyuan", "cogvideox")
@@ -160,16 +220,14 @@ def test_every_family_trains(name, data, tmp_path, monkeypatch, capsys, pack):
     ("model", "says"),
     [
         ({"diffusion_model": "gone.safetensors"}, "names gone.safetensors, which is neither in ComfyUI's models/diff"),
+        ({"low_noise_model": "gone.safetensors"}, "low_noise_model names gone.safetensors, which is neither"),
         ({"diffusion_model": "torn.safetensors"}, "ComfyUI cannot load torn.safetensors"),
         ({"text_encoder_type": "wam"}, "text_encoder_type is 'wam': this ComfyUI knows stable_diffusion"),
     ],
 )
 def test_what_cannot_be_loaded_is_named_in_a_sentence(model, says, data, tmp_path, capsys, pack):
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    files = {"diffusion_model": str(data / "models" / "diffusion_models" / "wan.safetensors")}
-    files |= {"vae": str(data / "models" / "vae" / "wan.safetensors")}
-    files |= {"text_encoders": [str(data / "models" / "text_encoders" / "wan.safetensors")], **model}
-    assert train_here(settings(data, tmp_path / "run", model=files)) == 1
+    assert train_here(settings(data, tmp_path / "run", model={**by_path(data), **model})) == 1
     told = capsys.readouterr().err
     assert told.startswith("Error: ") and says in told and told.count("\n") == 1
 
@@ -183,7 +241,7 @@ def test_room_for_training_is_left_where_it_is_reserved(monkeypatch, pack):
     monkeypatch.setattr(management, "load_models_gpu", lambda models, **how: asked.append(how["force_full_load"]))
     for reserved in (None, 8.0):
         monkeypatch.setattr(management.args, "reserve_vram", reserved)
-        host.reload()
+        host.load()
     assert asked == [True, False]
     monkeypatch.setattr(management, "NUM_STREAMS", 2)
     with host.gradient_context():

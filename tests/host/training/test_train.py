@@ -285,7 +285,7 @@ def test_the_hosts_kernels_have_gradients_in_training(nodes, name):
 
 def test_the_caches_key_names_all_that_decides_what_is_encoded(lvdm):
     """Layer and patches of the text encoder change it; that a patched one was in use does not."""
-    from echoreel_pack.nodes.training.trainable import NodeEncoders
+    from echoreel_pack.nodes.training.encoders import NodeEncoders
 
     model, clip, vae, _ = lvdm
     plain = NodeEncoders(model, vae, clip).identity

@@ -8,7 +8,7 @@ import torch
 from conditioning import untouched
 from encoders import encoders_for
 from tiny_families import CASES, IMAGE_CASES, build
-from training_runs import assert_applied_as_trained, losses, settings, write_actions
+from training_runs import assert_applied_as_trained, losses, settings, small_start, write_actions
 
 NOT_TRAINED = {
     "ltxv with guides": "guide frames are a matter of sampling",
@@ -27,17 +27,10 @@ class Trained:
     """A tiny host with what is wired in beside it, an adapter that was trained on it, and the losses on the way."""
 
     def __init__(self, name, tiny, folders):
-        import adapters
-        from echoreel_pack.nodes.families import find_family
-        from echoreel_pack.nodes.models.adapter import load_adapter
-
         self.name, self.tiny, self.model, self.folders = name, tiny, tiny.model, folders
         self.model.cached_patcher_init = (lambda disable_dynamic=False: build(name).model, ())
         self.vae, self.clip, self.sight = encoders_for(tiny)
-        sites = find_family(self.model.model.diffusion_model).sites(self.model.model.diffusion_model)
-        path = folders / "models" / "echoreel" / "start.safetensors"
-        adapters.fresh_adapter(tiny, sites, text_width=self.clip.width).save(path)
-        self.start = load_adapter(str(path))
+        self.start = small_start(folders, tiny, self.clip.width)
 
     def run(self, name, **changes):
         from echoreel_pack.nodes.train_echoreel import TrainEchoReel
