@@ -11,6 +11,7 @@ const report = { problems: page.problems, found: {}, states: {} };
 
 async function state(name) {
   await page.settle();
+  await tab.waitForFunction(() => !document.querySelector('.echoreel-fit[aria-busy=true]'));
   report.states[name] = await tab.evaluate(() => {
     const node = app.graph.nodes.find((node) => node.type === 'EchoReelLoadReferenceVideo');
     const value = (name) => node.widgets.find((widget) => widget.name === name).value;
@@ -59,9 +60,11 @@ try {
       node.pos = [x, 100];
       app.graph.add(node);
     });
+    app.graph.add(LiteGraph.createNode('Reroute'));
+    app.graph.nodes.at(-1).pos = [850, 20];
   });
   await state('fresh');
-  await on('node("LoadReferenceVideo").connect(0, node("PlaceReference"), 0); node("PlaceReference").connect(0, node("ActionPrismEncode"), "frames")');
+  await on('node("LoadReferenceVideo").connect(0, node("Reroute"), 0); node("Reroute").connect(0, node("PlaceReference"), 0); node("PlaceReference").connect(0, node("ActionPrismEncode"), "frames")');
   await state('no adapter');
   await on('node("LoadCheckpoint").connect(3, node("ActionPrismEncode"), "echoreel")');
   await state('connected');

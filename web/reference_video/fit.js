@@ -48,8 +48,10 @@ export class Fit {
     if (asked !== this.#asked) {
       this.#asked = asked;
       this.#takes = null;
+      this.element.ariaBusy = 'true';
       const told = asked ? await this.#ask(asked) : {};
       if (asked !== this.#asked) return; // another one by now
+      this.element.ariaBusy = 'false';
       const known = Object.entries(WIDGETS).filter(([name]) => told[name]);
       this.#takes = known.length ? Object.fromEntries(known.map(([name, widget]) => [widget, told[name]])) : null;
       this.#follow();
