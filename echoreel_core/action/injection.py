@@ -35,16 +35,18 @@ class _Place:
     """What the hooks of a site share, and all layers that are attached there.
 
     Hooks are functions of this file and find it on the module, so that a compiler that looks into them sees the same
-    code in every call; it never looks at the layers.
+    code in every call; it does not look at the layers, unless they are `traced`.
 
     Attributes:
         layers: each gets the hidden state with what the ones before it added.
         key: names this place to a compiled graph.
         item: which of the block's outputs is the residual stream, or None where it has only one.
+        traced: whether a compiler looks into the layers, see `added_layers`.
         held: a tensor on its way through the block.
     """
 
     item: int | None
+    traced: bool = False
     key: Tensor | None = None
     layers: list[AddedLayer] = field(default_factory=list)
     held: Tensor | None = None
@@ -61,7 +63,7 @@ class _Place:
 
 
 def _delta(place: _Place, hidden: Tensor) -> Tensor | None:
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not place.traced:
         return run_in_graph(hidden, place.key)
     return place.delta(hidden)
 
@@ -193,14 +195,18 @@ class _Hook:
 
 
 @contextmanager
-def added_layers(sites: Sequence[AnySite], layers: Sequence[AddedLayer]) -> Iterator[None]:
+def added_layers(sites: Sequence[AnySite], layers: Sequence[AddedLayer], *, traced: bool = False) -> Iterator[None]:
     """Runs `layers[i]` at `sites[i]` in every forward pass inside the `with`; all hooks are removed, always.
 
     These may be nested: each adds to the output of the outer ones.
+
+    Args:
+        traced: a compiler takes the layers into its graphs, as training needs, where gradients go through them. By
+            default they stay outside: others may take their place without a new graph.
     """
     with ExitStack() as stack:
         for site, layer in zip(sites, layers, strict=True):
-            stack.enter_context(_attached(site, layer))
+            stack.enter_context(_attached(site, layer, traced))
         yield
 
 
@@ -213,13 +219,13 @@ def let_go(module: nn.Module) -> None:
 
 
 @contextmanager
-def _attached(site: AnySite, layer: AddedLayer) -> Iterator[None]:
+def _attached(site: AnySite, layer: AddedLayer, traced: bool) -> Iterator[None]:
     hooks = site._hooks()
     modules = list(dict.fromkeys(uncompiled(hook.module) for hook in hooks))
     with ExitStack() as stack:
         place = modules[0].__dict__.get(_PLACE)
         if place is None:
-            place = _Place(site.item)
+            place = _Place(site.item, traced)
             place.key = stack.enter_context(mark_modules(modules, place.delta))
             for module in modules:
                 module.__dict__[_PLACE] = place

@@ -121,7 +121,7 @@ class Objective:
     def _hook_for_good(self) -> None:
         for module in self._compiled():
             module.compile(mode=self.settings.compile)
-        self._hooked = added_layers(self.sites, self._layers)
+        self._hooked = added_layers(self.sites, self._layers, traced=True)
         self._hooked.__enter__()
 
     def _context(self, action: Tensor, frames: int) -> ActionContext:

@@ -191,6 +191,24 @@ def test_the_trainer_takes_the_second_base(pairs):
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
+def test_a_compiled_base_trains_the_adapter_as_the_plain_one_does(pairs, pipeline, monkeypatch):
+    """By the compiler's front end, where layers are taken into the graph or lose their gradients; it needs no other."""
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, mode: real(module, backend="aot_eager"))
+
+    def steps(compiled):
+        adapter = EchoReelAdapter(adapter_config(pipeline.model, cells=4))
+        adapter.load_state_dict(pipeline.adapter.state_dict())
+        settings = TrainingSettings(steps=2, batch_size=2, compile=compiled)
+        trainer = Trainer(WanTrainable(pipeline.model), adapter, pairs, settings)
+        results = [(result.loss, result.gradient_norm) for result in trainer]
+        trainer.close()
+        return results
+
+    for plain, compiled in zip(steps("no"), steps("default"), strict=True):
+        assert compiled == pytest.approx(plain, rel=1e-3)
+
+
 def test_an_adapter_by_steps_is_written_and_goes_on_where_it_was(pairs, pipeline, tmp_path):
     settings, told = AdapterSettings(cells=4, prism_start=1, batch=2), []
     work = pipeline.model, pipeline.text, PairLatents(pairs.clips, pairs.latents)
