@@ -56,6 +56,14 @@ class _Block(nn.Module):
         return x + self.linear(self.norm(x)).tanh()
 
 
+class _Flow(nn.ModuleDict):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self["into"](x)
+        for block in self["blocks"]:
+            x = block(x)
+        return self["out"](x)
+
+
 class TrainableFlow(TrainableModel):
     """A flow-matching model of two blocks over tokens in a row, two latent frames to a token, like the DiTs."""
 
@@ -66,7 +74,7 @@ class TrainableFlow(TrainableModel):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             blocks = nn.ModuleList([_Block(dim), _Block(dim)])
-            self.model = nn.ModuleDict({"into": nn.Linear(8, dim), "blocks": blocks, "out": nn.Linear(dim, 8)})
+            self.model = _Flow({"into": nn.Linear(8, dim), "blocks": blocks, "out": nn.Linear(dim, 8)})
 
     def sites(self) -> list[Site]:
         return [Site(f"blocks.{i}", block, block.norm) for i, block in enumerate(self.model["blocks"])]
@@ -80,10 +88,8 @@ class TrainableFlow(TrainableModel):
 
     def predict(self, noisy: Tensor, time: Tensor, text: Tensor, conditioning=()) -> Tensor:
         b, c, t, h, w = noisy.shape
-        x = self.model["into"](noisy.reshape(b, c, t // 2, 2, h * w).permute(0, 2, 4, 1, 3).reshape(b, -1, 8))
-        for block in self.model["blocks"]:
-            x = block(x)
-        x = self.model["out"](x).view(b, t // 2, h * w, c, 2).permute(0, 3, 1, 4, 2).reshape(noisy.shape)
+        x = self.model(noisy.reshape(b, c, t // 2, 2, h * w).permute(0, 2, 4, 1, 3).reshape(b, -1, 8))
+        x = x.view(b, t // 2, h * w, c, 2).permute(0, 3, 1, 4, 2).reshape(noisy.shape)
         time = time.to(noisy).view(-1, 1, 1, 1, 1)
         return x + noisy * (2 * time - 1) / (time**2 + (1 - time) ** 2)  # the best guess for normal latents
 
