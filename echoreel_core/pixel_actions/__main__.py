@@ -35,6 +35,9 @@ def main() -> None:
             command.add_argument(
                 "--turning", type=float, default=3.0, help="how much more often rotating figures are drawn"
             )
+        if name == "adapter":
+            command.add_argument("--batch", type=int, default=16, help="pairs a step")
+            command.add_argument("--device", default="cpu")
     command = commands.add_parser("pairs", help="write chunks of 1024 pairs of clips as latents")
     command.add_argument("--folder", type=Path, required=True)
     command.add_argument("--chunks", type=int, default=24)
@@ -115,11 +118,12 @@ def _adapter(arguments: argparse.Namespace) -> None:
     settings = replace(
         SETTINGS,
         steps=arguments.steps,
+        batch_size=arguments.batch,
         noise_offset=arguments.noise_offset,
         compile="no" if arguments.eager else "default",
     )
     paths = folder / "adapter", folder / "base.pt", folder / "pairs"
-    train(*paths, settings, round(arguments.turning), arguments.until, _say)
+    train(*paths, settings, round(arguments.turning), arguments.until, arguments.device, _say)
 
 
 def _export(arguments: argparse.Namespace) -> None:

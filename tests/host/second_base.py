@@ -1,6 +1,7 @@
-"""The second base and its adapter in a real ComfyUI, with stock loaders and sampler, on the eight shipped clips.
+"""The second base in a real ComfyUI, with stock loaders and sampler, on the eight shipped clips.
 
-    COMFYUI_PATH=... python tests/host/second_base.py --base BASE.safetensors --adapter ADAPTER.safetensors
+    COMFYUI_PATH=... python tests/host/second_base.py --adapter ADAPTER.safetensors
+    COMFYUI_PATH=... python tests/host/second_base.py            without an adapter, by Follow Motion at its best
 
 Run by the host's Python. Prints for each clip how the paths of the reference and of what was made of another subject
 correlate, with EchoReel and without.
@@ -26,12 +27,22 @@ from torch import Tensor
 sys.path.append(str(ROOT))
 
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation  # noqa: E402
-from echoreel_core.pixel_actions.wan.export import VAE_FILE  # noqa: E402
+from echoreel_core.pixel_actions.wan.export import MODEL_FILE, VAE_FILE  # noqa: E402
 from echoreel_core.pixel_actions.wan.latents import FRAMES, RESOLUTION, seen  # noqa: E402
+from echoreel_core.pixel_actions.wan.pipeline import WanPipeline  # noqa: E402
 from echoreel_core.pixel_actions.wan.train_base import SHIFT  # noqa: E402
 from echoreel_core.pixel_actions.world.actions import UNSEEN  # noqa: E402
 from echoreel_core.pixel_actions.world.pictures import contact_sheet  # noqa: E402
 
+WAN = ROOT / "echoreel_core" / "pixel_actions" / "wan"
+BEST = WanPipeline.best_guidance
+BY_GUIDANCE = {
+    "patched": (
+        "EchoReelFollowMotion",
+        {"model": ["base", 0], "vae": ["vae", 0], "frames": ["video", 0], "follow": "motion only"}
+        | {"strength": BEST.strength, "start_percent": 0.0, "end_percent": BEST.end},
+    )
+}
 EMBEDDED = "Pixel Actions (comes with EchoReel)"
 CLIPS = ROOT / "echoreel_core" / "pixel_actions" / "example_clips"
 FIGURES = (
@@ -44,10 +55,10 @@ FIGURES = (
 
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--base", type=Path, required=True)
-    parse.add_argument("--adapter", type=Path, required=True)
+    parse.add_argument("--base", type=Path, default=WAN / MODEL_FILE)
+    parse.add_argument("--adapter", type=Path)
     parse.add_argument("--steps", type=int, default=25)
-    parse.add_argument("--cfg", type=float, default=2.0)
+    parse.add_argument("--cfg", type=float, default=3.0)
     parse.add_argument("--out", type=Path, help="a folder for a strip of pictures of each clip")
     options = parse.parse_args()
     with tempfile.TemporaryDirectory() as folder, ComfyServer(prepared(Path(folder), options), threads=2) as server:
@@ -63,12 +74,10 @@ def main() -> None:
 
 
 def prepared(base: Path, options: argparse.Namespace) -> Path:
-    """A folder for the server, with the three files in it."""
-    files = {
-        "diffusion_models": options.base,
-        "vae": ROOT / "echoreel_core" / "pixel_actions" / "wan" / VAE_FILE,
-        "echoreel": options.adapter,
-    }
+    """A folder for the server, with the files in it."""
+    files = {"diffusion_models": options.base, "vae": WAN / VAE_FILE}
+    if options.adapter:
+        files["echoreel"] = options.adapter
     for kind, path in files.items():
         place = base / "models" / kind
         place.mkdir(parents=True, exist_ok=True)
@@ -76,17 +85,16 @@ def prepared(base: Path, options: argparse.Namespace) -> Path:
     return base
 
 
-def prompt(clip: Path, number: int, options: argparse.Namespace, with_action: bool) -> dict:
-    """The graph that an artist would build, stock nodes but for those that load and use the action."""
+def prompt(clip: Path, number: int, options: argparse.Namespace, with_clip: bool) -> dict:
+    """The graph that an artist would build, stock nodes but for those that load and use the clip."""
     figure, background = FIGURES[number % len(FIGURES)]
     text = f"a {figure} {UNSEEN[clip.stem.replace(' ', '_')][0]} on a {background} background"
-    sampled = ["apply", 0] if with_action else ["base", 0]
+    sampled = ["patched", 0] if with_clip else ["base", 0]
     frames = {"frame_count": FRAMES, "width": RESOLUTION, "height": RESOLUTION, "sampling": "spread evenly"}
     nodes = {
         "base": ("UNETLoader", {"unet_name": options.base.name, "weight_dtype": "default"}),
         "text": ("EchoReelLoadCheckpoint", {"checkpoint": EMBEDDED}),
         "vae": ("VAELoader", {"vae_name": VAE_FILE}),
-        "adapter": ("EchoReelLoadAdapter", {"adapter": options.adapter.name}),
         "positive": ("CLIPTextEncode", {"clip": ["text", 1], "text": text}),
         "negative": ("CLIPTextEncode", {"clip": ["text", 1], "text": ""}),
         "video": (
@@ -94,16 +102,7 @@ def prompt(clip: Path, number: int, options: argparse.Namespace, with_action: bo
             {"file": clip.name, "start": 0.0, "duration": 0.0, "every_nth": 1, "target_fps": 16.0, "crop": "center"}
             | frames,
         ),
-        "prism": (
-            "EchoReelActionPrismEncode",
-            {"echoreel": ["adapter", 0], "vae": ["vae", 0], "clip": ["text", 1], "frames": ["video", 0]}
-            | {"caption": ["video", 2], "positive": ["positive", 0], "negative": ["negative", 0]},
-        ),
-        "apply": (
-            "EchoReelApply",
-            {"model": ["base", 0], "echoreel": ["adapter", 0], "action": ["prism", 0]}
-            | {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
-        ),
+        **(by_adapter(options.adapter.name) if options.adapter else BY_GUIDANCE),
         "shift": ("ModelSamplingSD3", {"model": sampled, "shift": SHIFT}),
         "empty": (
             "EmptyHunyuanLatentVideo",
@@ -119,6 +118,22 @@ def prompt(clip: Path, number: int, options: argparse.Namespace, with_action: bo
         "save": ("SaveImage", {"images": ["decode", 0], "filename_prefix": "frame"}),
     }
     return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+def by_adapter(name: str) -> dict:
+    return {
+        "adapter": ("EchoReelLoadAdapter", {"adapter": name}),
+        "prism": (
+            "EchoReelActionPrismEncode",
+            {"echoreel": ["adapter", 0], "vae": ["vae", 0], "clip": ["text", 1], "frames": ["video", 0]}
+            | {"caption": ["video", 2], "positive": ["positive", 0], "negative": ["negative", 0]},
+        ),
+        "patched": (
+            "EchoReelApply",
+            {"model": ["base", 0], "echoreel": ["adapter", 0], "action": ["prism", 0]}
+            | {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
+        ),
+    }
 
 
 def pictures(server: ComfyServer, run: Run) -> Tensor:

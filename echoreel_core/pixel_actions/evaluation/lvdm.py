@@ -26,6 +26,7 @@ class LVDMPipeline:
         steps, guidance: of DDIM sampling.
     """
 
+    best_guidance = Guidance()  # none that costs more did better
     guided_at_once = 4  # a CPU takes a third of the time for each clip that it takes in the batches of the other arms
 
     def __init__(self, model: AdaptedModel, autoencoder: Autoencoder, steps: int = 25, guidance: float = 2.0) -> None:

@@ -19,9 +19,11 @@ class Pipeline(Protocol):
 
     Attributes:
         guided_at_once: clips in a batch that is guided without an adapter.
+        best_guidance: the setting that did best without an adapter, on other seeds than the table's.
     """
 
     guided_at_once: int
+    best_guidance: Guidance
 
     def pixels(self, clips: Clips) -> Tensor:
         """The clips drawn in this model's size and length, `[B, frames, 3, H, W]`."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...training.config import OutputSettings, TrainingSettings
 from ...training.data.batches import Batch
 from ...training.lvdm.trainable import TrainableLVDM
+from ...training.process_group import ProcessGroup
 from ...training.run import TrainingRun
 from ...training.trainer import StepResult, Trainer
 from ..model.adapted_model import new_adapter
@@ -76,12 +77,15 @@ class EmbeddedPairs:
         return Batch(torch.stack(target), torch.stack(reference), prompt, caption)
 
 
-def make_trainer(base: Path, pairs: Path, settings: TrainingSettings = SETTINGS, turning: int = 3) -> Trainer:
+def make_trainer(
+    base: Path, pairs: Path, settings: TrainingSettings = SETTINGS, turning: int = 3, device: str = "cpu"
+) -> Trainer:
     """The pack's own trainer with a new adapter on the base model's checkpoint."""
     frozen = load_base(base)
     torch.manual_seed(settings.seed)
     source = EmbeddedPairs(Pairs(pairs), frozen.text, turning, DROP)
-    return Trainer(TrainableLVDM(frozen.unet), new_adapter(frozen), source, settings)
+    trainable, adapter = TrainableLVDM(frozen.unet.to(device)), new_adapter(frozen)
+    return Trainer(trainable, adapter, source, settings, ProcessGroup(device))
 
 
 def train(
@@ -91,12 +95,13 @@ def train(
     settings: TrainingSettings = SETTINGS,
     turning: int = 3,
     until: int | None = None,
+    device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Write adapter.safetensors, checkpoints and metrics.jsonl into `folder`. A run continues from its last
     checkpoint exactly as if it had never stopped; `until` stops it after that step.
     """
-    trainer = make_trainer(base, pairs, settings, turning)
+    trainer = make_trainer(base, pairs, settings, turning, device)
     output = OutputSettings(folder, name="adapter", stored_as="float32", checkpoint_every=100, held_out_every=0)
     run = TrainingRun(trainer, output, {"frames": 16})
     run.resume()

@@ -10,21 +10,23 @@ from pathlib import Path
 import torch
 
 from ...training.process_group import AcceleratedProcessGroup
-from ..evaluation.guided import CELLS
+from ..evaluation.guided import BEST, CELLS
 from ..evaluation.table import ARMS
 from .by_samples import Pieces, make_base
 from .recipe import VARIANTS, Plan, evaluated, make, make_adapter, try_adapter
+from .train_adapter import AdapterSettings
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m echoreel_core.pixel_actions.wan", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("all", help="VAE, latents, base, measures: everything in one run")
+    command = commands.add_parser("all", help="in one run, all that is not there: VAE, base, adapters")
     command.add_argument("--folder", type=Path, required=True, help="where everything is written")
-    command.add_argument("--minutes", type=float, default=6.5, help="for all of it; the base gets what is left over")
+    command.add_argument("--minutes", type=float, default=6.5, help="for all of it; a base gets what is left over")
     command.add_argument("--vae-minutes", type=float, default=1.6)
     command.add_argument("--chunks", type=int, default=12, help="of 1024 pairs of clips each, to train on")
     command.add_argument("--adapter-minutes", type=float, default=0, help="kept free for adapters, beside each other")
+    command.add_argument("--batch", type=int, default=256, help="pairs a step of an adapter")
     command.add_argument("--measure-minutes", type=float, default=0.5, help="kept free for measuring")
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
@@ -37,9 +39,10 @@ def main() -> None:
     command.add_argument("--plain", action="store_true", help="no compiler")
     command = commands.add_parser("adapter", help="an adapter by steps, on the base of `base`; goes on as that does")
     command.add_argument("--folder", type=Path, required=True, help="where the base and its pairs are")
-    command.add_argument("--variant", choices=VARIANTS, default="cells")
+    command.add_argument("--variant", choices=VARIANTS, default="bias")
     command.add_argument("--steps", type=int, default=4000)
-    command.add_argument("--seed", type=int, default=5)
+    command.add_argument("--batch", type=int, default=AdapterSettings.batch)
+    command.add_argument("--seed", type=int, default=AdapterSettings.seed)
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     command.add_argument("--plain", action="store_true", help="no compiler")
     command = commands.add_parser("trial", help="an adapter by minutes, as `all` makes it")
@@ -47,6 +50,8 @@ def main() -> None:
     command.add_argument("--pairs", type=Path, required=True, help="latents, as `all` makes them")
     command.add_argument("--variant", choices=VARIANTS, required=True)
     command.add_argument("--minutes", type=float, required=True)
+    command.add_argument("--batch", type=int, default=256)
+    command.add_argument("--seed", type=int, default=AdapterSettings.seed)
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     command = commands.add_parser("evaluate", help="print the table and write it")
@@ -55,8 +60,9 @@ def main() -> None:
     command.add_argument("--out", type=Path, required=True, help="a JSON file; cells that are there already stay")
     command.add_argument("--clips", type=int, default=200, help="per cell")
     command.add_argument("--sampling-steps", type=int, default=10)
-    command.add_argument("--guidance", type=float, default=2.0)
-    command.add_argument("--arms", nargs="+", default=[*ARMS, *CELLS], help="of the table, or cells guided by a clip")
+    command.add_argument("--guidance", type=float, default=3.0)
+    command.add_argument("--arms", nargs="+", default=[*ARMS, *CELLS, BEST], help="of the table, or guided cells")
+    command.add_argument("--device", default="cpu")
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = vars(parser.parse_args())
     say, command = partial(print, flush=True), arguments.pop("command")

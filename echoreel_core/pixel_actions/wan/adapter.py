@@ -18,11 +18,14 @@ from .latents import SHAPE
 from .model import WanModel
 
 
-def adapter_config(model: WanModel, cells: int = 1, position: Position = "relative_bias") -> AdapterConfig:
+def adapter_config(
+    model: WanModel, cells: int = 4, position: Position = "relative_bias", token_width: int = 256
+) -> AdapterConfig:
     """An adapter with a layer at every block.
 
     Args:
         cells: prism tokens per side of a frame; 1 sees the frame as a whole.
+        token_width: of a frame's action token.
     """
     channels, frames, side, _ = SHAPE
     prism = ActionPrismConfig(
@@ -35,7 +38,7 @@ def adapter_config(model: WanModel, cells: int = 1, position: Position = "relati
         depth=2,
         heads=4,
         head_dim=32,
-        out_channels=256 // cells**2,
+        out_channels=token_width // cells**2,
         max_frames=frames,
     )
     sites = tuple(SiteConfig(site.name, site.dim, heads=4, head_dim=64) for site in model.sites())

@@ -32,6 +32,7 @@ class WanPipeline:
         steps, guidance, shift: of sampling.
     """
 
+    best_guidance = Guidance(strength=1.5, end=0.2)
     guided_at_once = 25
 
     def __init__(
@@ -41,7 +42,7 @@ class WanPipeline:
         vae: WanVAE,
         adapter: EchoReelAdapter | None = None,
         steps: int = 25,
-        guidance: float = 2.0,
+        guidance: float = 3.0,
         shift: float = SHIFT,
     ) -> None:
         self.model, self.text, self.vae, self.adapter = model, text, vae, adapter

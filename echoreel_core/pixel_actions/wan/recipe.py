@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from ...files import write_safetensors
+from ...lvdm.text_encoder import CLIPTextEncoder
 from ..evaluation.guided import evaluate_guided
 from ..evaluation.judge import JUDGE_FILE, Judge, load_judge
 from ..evaluation.table import HEADER, SEED, balanced, evaluate, evaluate_arm, write
@@ -39,19 +41,19 @@ from .train_base import BaseSettings, BaseTraining
 from .train_base import train as train_base
 from .train_vae import VAESettings
 from .train_vae import train as train_vae
+from .vae import WanVAE
 
 # Of sampling, beside the one that the table is made with.
-_OTHERS = ({"guidance": 1.0}, {"guidance": 1.5}, {"guidance": 3.0}, {"guidance": 4.0}, {"shift": 5.0}, {"shift": 8.0})
+_OTHERS = ({"guidance": 1.0}, {"guidance": 2.0}, {"guidance": 4.0}, {"shift": 5.0}, {"shift": 8.0})
 
 
 VARIANTS = {
     "bias": AdapterSettings(),
     "vectors": AdapterSettings(position="relative_vectors"),
-    "bias-fast-prism": AdapterSettings(prism_rate=1.0),
-    "bias-cells": AdapterSettings(cells=4, prism_rate=1.0),
-    "cells": AdapterSettings(cells=4, prism_rate=0.3, optimizer="muon", rate=3e-3, batch=16),
+    "whole-frames": AdapterSettings(cells=1),
+    "wide-tokens": AdapterSettings(token_width=512),
 }
-"""Forms of the adapter, and ways to train it, that are tried beside each other."""
+"""Forms of the adapter that are tried beside each other."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Plan:
     vae_minutes: float
     measure_minutes: float
     adapter_minutes: float
+    batch: int
     chunks: int
     device: str
     tiny: bool = False
@@ -81,8 +84,8 @@ class _Results:
 
 
 def make(plan: Plan, say: Callable[[str], None]) -> None:
-    """Write the VAE, the base, `results.json`, `sheet.png` and `log.jsonl` into the plan's folder. A VAE that is there
-    already, or beside this file, is taken. `say` gets a line every few seconds."""
+    """Write VAE, base, adapters, `results.json`, `sheet.png` and `log.jsonl` into the plan's folder. A VAE or base that
+    is there already, or beside this file, is taken. `say` gets a line every few seconds."""
     start = time.monotonic()
     plan.folder.mkdir(parents=True, exist_ok=True)
     device, results, file = torch.device(plan.device), _Results(plan.folder), Log(plan.folder / "log.jsonl")
@@ -98,10 +101,11 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
         return plan.minutes - (time.monotonic() - start) / 60
 
     text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(JUDGE_FILE)
+    if not plan.tiny:
+        _take_what_is_made(plan.folder)
     path = plan.folder / VAE_FILE
-    made = path if path.exists() or plan.tiny else Path(__file__).with_name(VAE_FILE)
-    if made.exists():
-        vae = read_vae(made, device)
+    if path.exists():
+        vae = read_vae(path, device)
     else:
         sizes = {"width": 8, "frames": 2 * FRAMES} if plan.tiny else {}
         vae = train_vae(VAESettings(plan.vae_minutes, **sizes), device, log, graphs=not plan.plain)
@@ -116,6 +120,29 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     _guarded(log, measure_real)
     pairs = PairLatents.make(vae, 1, plan.chunks, 64 if plan.tiny else CHUNK)
     log(stage="latents", chunks=plan.chunks)
+    if not (plan.folder / MODEL_FILE).exists():
+        _make_base(plan, pairs, vae, text, judge, results, log, left)
+    if plan.adapter_minutes:
+        _train_adapters(plan, pairs, left)
+
+
+def _take_what_is_made(folder: Path) -> None:
+    for name in (VAE_FILE, MODEL_FILE):
+        made = Path(__file__).with_name(name)
+        if made.exists() and not (folder / name).exists():
+            shutil.copy(made, folder)
+
+
+def _make_base(
+    plan: Plan,
+    pairs: PairLatents,
+    vae: WanVAE,
+    text: CLIPTextEncoder,
+    judge: Judge,
+    results: _Results,
+    log: Callable[..., None],
+    left: Callable[[], float],
+) -> None:
     config = WanConfig(width=64, depth=2, heads=2, feed_forward=128) if plan.tiny else WanConfig()
     training = BaseTraining(
         BaseSettings(batch=8 if plan.tiny else 128),
@@ -128,11 +155,11 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     def saved(model: nn.Module) -> None:
         write_model(plan.folder / MODEL_FILE, model.state_dict(), config)
 
-    kept_free = plan.measure_minutes + plan.adapter_minutes
+    minutes, device = left() - plan.measure_minutes - plan.adapter_minutes, pairs.latents.device
     try:
         train_base(
             training,
-            lambda: (share for _, share in steps(max(0.1, left() - kept_free), device)),
+            lambda: (share for _, share in steps(max(0.1, minutes), device)),
             log,
             saved,
             fast=not plan.plain,
@@ -142,8 +169,6 @@ def make(plan: Plan, say: Callable[[str], None]) -> None:
     count = 16 if plan.tiny else 160
     pipeline = partial(WanPipeline, training.average, text, vae)
     _guarded(log, lambda: _measure(pipeline, judge, count, plan, results, log, left))
-    if plan.adapter_minutes:
-        _train_adapters(plan, pairs, left)
 
 
 def _measure(
@@ -175,11 +200,13 @@ def _measure(
 
 
 def _train_adapters(plan: Plan, pairs: PairLatents, left: Callable[[], float]) -> None:
-    """All variants at once, each in a process of its own: none of them fills a GPU."""
+    """All variants at once, each in a process of its own: none of them fills a GPU, which waits for its next command
+    most of the time. For the same reason large batches take hardly longer than small ones."""
     with TemporaryDirectory() as folder:
         torch.save((pairs.clips, pairs.latents.cpu()), Path(folder) / "pairs.pt")
         command = [sys.executable, "-m", __package__, "trial", "--folder", str(plan.folder), "--device", plan.device]
         command += ["--pairs", f"{folder}/pairs.pt", "--minutes", f"{max(0.1, left()):.3f}"]
+        command += ["--batch", str(plan.batch)]
         command += ["--tiny"] if plan.tiny else []
         running = [subprocess.Popen([*command, "--variant", name]) for name in VARIANTS]
         for process in running:
@@ -187,7 +214,15 @@ def _train_adapters(plan: Plan, pairs: PairLatents, left: Callable[[], float]) -
 
 
 def try_adapter(
-    folder: Path, pairs: Path, variant: str, minutes: float, device: str, tiny: bool, say: Callable
+    folder: Path,
+    pairs: Path,
+    variant: str,
+    minutes: float,
+    batch: int,
+    seed: int,
+    device: str,
+    tiny: bool,
+    say: Callable[[str], None],
 ) -> None:
     """One variant on the base in `folder`: writes it, and adds what it does to log.jsonl."""
     start = time.monotonic()
@@ -202,24 +237,27 @@ def try_adapter(
     text, judge = embedded.base.text.to(where), load_judge(JUDGE_FILE)
     vae, model = read_vae(folder / VAE_FILE, where), read_model(folder / MODEL_FILE, where)
     clips, latents = torch.load(pairs, weights_only=False)  # this program's own file
-    settings = VARIANTS[variant]
+    settings = replace(VARIANTS[variant], batch=batch, seed=seed)
     if tiny:
         settings = replace(settings, batch=4, prism_start=4)
     measuring = 0.02 if tiny else 0.35
     left = minutes - measuring - (time.monotonic() - start) / 60
     adapter = train_adapter(settings, max(0.05, left), model, text, PairLatents(clips, latents.to(where)), log)
-    path = folder / f"adapter-{variant}.safetensors"
+    path = folder / f"adapter-{variant}-{seed}.safetensors"
     write_safetensors(path, adapter.state_dict(), adapter.config.to_json(), dtype=torch.float16)
     pipeline, count = WanPipeline(model, text, vae, adapter), 8 if tiny else 160
     _guarded(log, lambda: log(stage="followed", **evaluate(pipeline, judge, count, ("echoreel",))))
 
 
-def make_adapter(folder: Path, variant: str, steps: int, seed: int, plain: bool, say: Callable[[str], None]) -> None:
+def make_adapter(
+    folder: Path, variant: str, steps: int, batch: int, seed: int, plain: bool, say: Callable[[str], None]
+) -> None:
     """One variant on the base and the pairs in `folder`, into a folder in it; see `train_adapter.train_steps`."""
     text, model = load_embedded(EMBEDDED_FILE)[0].base.text, read_model(folder / MODEL_FILE)
     latents = PairLatents.all_kept(folder, Pieces.motions)
     where = folder / f"adapter-{variant}-{seed}"
-    train_steps(where, replace(VARIANTS[variant], seed=seed), steps, model, text, latents, say, not plain)
+    settings = replace(VARIANTS[variant], batch=batch, seed=seed)
+    train_steps(where, settings, steps, model, text, latents, say, not plain)
 
 
 def evaluated(
@@ -230,12 +268,14 @@ def evaluated(
     sampling_steps: int,
     guidance: float,
     arms: Sequence[str],
+    device: str,
     say: Callable[[str], None],
 ) -> None:
     """Write the table's cells of these arms into `out`, which keeps its others."""
-    text, vae = load_embedded(EMBEDDED_FILE)[0].base.text, read_vae(Path(__file__).with_name(VAE_FILE))
-    trained = load_adapter(adapter) if adapter else None
-    pipeline = WanPipeline(read_model(base), text, vae, trained, sampling_steps, guidance)
+    text = load_embedded(EMBEDDED_FILE)[0].base.text.to(device)
+    vae = read_vae(Path(__file__).with_name(VAE_FILE), device)
+    trained = load_adapter(adapter, device) if adapter else None
+    pipeline = WanPipeline(read_model(base, device), text, vae, trained, sampling_steps, guidance)
     judge, result = load_judge(JUDGE_FILE), json.loads(out.read_text()) if out.exists() else {}
     say(HEADER)
     own = [arm for arm in arms if "/" not in arm]

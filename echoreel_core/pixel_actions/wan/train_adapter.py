@@ -13,7 +13,6 @@ from ...action.adapter import EchoReelAdapter
 from ...action.attention import Position
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ...training.config import OutputSettings, TrainingSettings
-from ...training.optimizer import OptimizerName
 from ...training.process_group import ProcessGroup
 from ...training.run import TrainingRun
 from ...training.trainer import StepResult, Trainer
@@ -24,42 +23,47 @@ from .model import WanModel
 from .pairs import DROP, PairLatents, WanPairs
 from .trainable import WanTrainable
 
-TRIAL = 30
-"""Steps by which the time of one is told."""
+UNKNOWN = 1_000_000
+"""Steps of a training whose speed is not known yet."""
+ENOUGH = 30
+"""Steps after which the time of one is known."""
+LEVEL = 0.6
+"""Share of the steps before which their number may still change: the learning rate falls in the last 30 %."""
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What is tried out: the adapter's form, and how it is trained."""
+    """What is tried out: the adapter's form, see `adapter_config`, and how it is trained, see `TrainingSettings`."""
 
-    cells: int = 1
+    cells: int = 4
     position: Position = "relative_bias"
-    prism_rate: float = 0.1
+    token_width: int = 256
     prism_start: int = 1200
-    optimizer: OptimizerName = "adamw"
-    rate: float = 2e-3
-    batch: int = 64
+    prism_rate: float = 0.3
+    noise_bias: float = 1.0
+    rate: float = 3e-3
+    batch: int = 16
     seed: int = 5
 
 
 def _trainer(
     settings: AdapterSettings,
     steps: int,
-    start: int,
     model: WanModel,
     pairs: WanPairs,
     device: torch.device,
     compiled: bool = False,
 ) -> Trainer:
     torch.manual_seed(settings.seed)
-    adapter = EchoReelAdapter(adapter_config(model, settings.cells, settings.position))
+    adapter = EchoReelAdapter(adapter_config(model, settings.cells, settings.position, settings.token_width))
     training = TrainingSettings(
         steps=steps,
         batch_size=settings.batch,
-        optimizer=settings.optimizer,
+        optimizer="muon",
         learning_rate=settings.rate,
         prism_rate=settings.prism_rate,
-        prism_start_steps=start,
+        prism_start_steps=settings.prism_start,
+        noise_bias=settings.noise_bias,
         schedule="linear",
         weighting="none",
         text_dropout=0.0,  # the pairs withhold captions, words and all
@@ -79,26 +83,26 @@ def train(
     latents: PairLatents,
     log: Callable[..., None],
 ) -> EchoReelAdapter:
-    """The averaged adapter after `minutes`, of which the trial of the speed and the prism's start are a part."""
-    begun, device = time.monotonic(), latents.latents.device
-    pairs = WanPairs(latents, text, drop=DROP)
-    seconds = _seconds_per_step(_trainer(settings, TRIAL, 0, model, pairs, device))
-    trainer = _trainer(settings, 10**9, settings.prism_start, model, pairs, device)
-    every = Every(4)
+    """The averaged adapter after `minutes`, whose number of steps is found out on the way."""
+    end, device = time.monotonic() + 60 * minutes, latents.latents.device
+    trainer = _trainer(settings, UNKNOWN, model, WanPairs(latents, text, drop=DROP), device)
+    every = Every(8)
     for number, loss in enumerate(trainer.start_prism()):
         if every() or number == settings.prism_start - 1:
             log(stage="prism start", step=number, untold=loss)
-    left = 60 * minutes - (time.monotonic() - begun)
-    trainer.settings = replace(trainer.settings, steps=max(8, int(left / seconds)), prism_start_steps=0)
-    log(stage="adapter", seconds_per_step=seconds, steps=trainer.settings.steps)
-    losses: list[float] = []
+    trainer.settings = replace(trainer.settings, prism_start_steps=0)
+    begun, losses = time.monotonic(), []
     for result in trainer:
+        now, done, steps = time.monotonic(), result.step, trainer.settings.steps
         losses.append(result.loss)
-        if every() or result.step == trainer.settings.steps:
-            log(stage="adapter", step=result.step, loss=sum(losses) / len(losses), norm=result.gradient_norm)
+        if done % ENOUGH == 0 and done < LEVEL * steps:
+            left = max(1, int((end - now) / (now - begun) * done))
+            trainer.settings = replace(trainer.settings, steps=done + left)
+        if every() or done == steps:
+            log(stage="adapter", step=done, steps=trainer.settings.steps, loss=sum(losses) / len(losses))
             losses.clear()
-        if time.monotonic() - begun > 60 * minutes + 3:
-            log(stage="adapter", cut_at=result.step)
+        if now > end:
+            log(stage="adapter", cut_at=done, steps=steps)
             break
     trainer.close()
     trainer.adapter.load_state_dict(trainer.average.weights())
@@ -117,7 +121,7 @@ def train_steps(
 ) -> None:
     """Writes adapter.safetensors, checkpoints and metrics.jsonl into `folder`; goes on from the last checkpoint."""
     pairs, device = WanPairs(latents, text, drop=DROP), latents.latents.device
-    trainer = _trainer(settings, steps, settings.prism_start, model, pairs, device, compiled)
+    trainer = _trainer(settings, steps, model, pairs, device, compiled)
     output = OutputSettings(folder, name="adapter", stored_as="float32", checkpoint_every=100, held_out_every=0)
     run = TrainingRun(trainer, output, {"frames": FRAMES, "fps": 16, "width": RESOLUTION, "height": RESOLUTION})
     run.resume()
@@ -127,12 +131,3 @@ def train_steps(
             say(f"step {result.step}/{steps}  loss {result.loss:.4f}")
 
     run(on_step)
-
-
-def _seconds_per_step(trainer: Trainer) -> float:
-    times = []
-    for _ in trainer:
-        times.append(time.monotonic())
-    trainer.close()
-    half = len(times) // 2
-    return (times[-1] - times[half]) / (len(times) - 1 - half)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from echoreel_core.action.adapter import EchoReelAdapter
 from echoreel_core.pixel_actions.evaluation.guidance import Guidance
-from echoreel_core.pixel_actions.evaluation.guided import evaluate_guided
+from echoreel_core.pixel_actions.evaluation.guided import BEST, CELLS, evaluate_guided
 from echoreel_core.pixel_actions.evaluation.judge import JUDGE_FILE, load_judge
 from echoreel_core.pixel_actions.evaluation.table import MEASURES, evaluate
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
-from echoreel_core.pixel_actions.wan import recipe
+from echoreel_core.pixel_actions.wan import recipe, train_adapter
 from echoreel_core.pixel_actions.wan.adapter import adapter_config, load_adapter
 from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces
 from echoreel_core.pixel_actions.wan.captions import Captions
@@ -221,6 +224,16 @@ def test_an_adapter_by_steps_is_written_and_goes_on_where_it_was(pairs, pipeline
     assert adapter.config.prism.grid == (4, 4) and adapter.attentions[0].to_out.weight.any()
 
 
+def test_an_adapter_by_minutes_finds_out_how_many_steps_they_are(pairs, pipeline, monkeypatch):
+    """A second a step: the rate has to fall over the last of 39 steps, of which the first 30 tell the speed."""
+    monkeypatch.setattr(train_adapter, "time", SimpleNamespace(monotonic=itertools.count().__next__))
+    settings, told = AdapterSettings(cells=4, prism_start=1, batch=1), []
+    work = pipeline.model, pipeline.text, PairLatents(pairs.clips, pairs.latents)
+    adapter = train_adapter.train(settings, 40 / 60, *work, lambda **values: told.append(values))
+    assert (told[-1]["step"], told[-1]["steps"]) == (39, 39)
+    assert not any(weight.requires_grad for weight in adapter.parameters())
+
+
 SMALL = {"samples": 24, "batch": 4, "motions": 1, "first": 1, "each": 8, "chunks": 2}
 
 
@@ -302,6 +315,17 @@ def test_a_guided_run_moves_towards_the_reference_and_a_still_one_changes_nothin
         return (changes - wanted).square().mean()
 
     assert away(pipeline.guided(captions, noise, reference, Guidance())) < away(alone)
+
+
+def test_results_have_their_intervals():
+    results = json.loads((Path(recipe.__file__).parents[1] / "results" / "wan.json").read_text())
+    own = {f"{split}/{arm}" for split in ("seen", "unseen") for arm in ("base", "real")}
+    assert results.keys() == {*own, *CELLS, BEST}
+    for name, cell in results.items():
+        assert cell["clips"] >= 200, name
+        for measure in MEASURES:
+            mean, low, high = cell[measure]
+            assert low <= mean <= high, (name, measure)
 
 
 def test_noise_levels_go_both_ways():
