@@ -13,6 +13,7 @@ from ...training.process_group import AcceleratedProcessGroup
 from ..evaluation.guided import BEST, CELLS
 from ..evaluation.table import ARMS
 from .by_samples import Pieces, make_base
+from .export import MODEL_FILE
 from .recipe import VARIANTS, Plan, evaluated, make, make_adapter, try_adapter
 from .train_adapter import AdapterSettings
 
@@ -37,8 +38,9 @@ def main() -> None:
     command.add_argument("--down", type=float, default=Pieces.down, help="share over which the learning rate falls")
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     command.add_argument("--plain", action="store_true", help="no compiler")
-    command = commands.add_parser("adapter", help="an adapter by steps, on the base of `base`; goes on as that does")
-    command.add_argument("--folder", type=Path, required=True, help="where the base and its pairs are")
+    command = commands.add_parser("adapter", help="an adapter by steps, on a CPU; goes on where it was stopped")
+    command.add_argument("--folder", type=Path, required=True, help="where everything is written, and gone on from")
+    command.add_argument("--chunks", type=int, default=60, help="of 16 pairs of clips each, at least")
     command.add_argument("--variant", choices=VARIANTS, default="bias")
     command.add_argument("--steps", type=int, default=4000)
     command.add_argument("--batch", type=int, default=AdapterSettings.batch)
@@ -55,7 +57,7 @@ def main() -> None:
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     command = commands.add_parser("evaluate", help="print the table and write it")
-    command.add_argument("--base", type=Path, required=True, help="the base's file")
+    command.add_argument("--base", type=Path, default=Path(__file__).with_name(MODEL_FILE), help="the base's file")
     command.add_argument("--adapter", type=Path, help="without one, only what needs none is measured")
     command.add_argument("--out", type=Path, required=True, help="a JSON file; cells that are there already stay")
     command.add_argument("--clips", type=int, default=200, help="per cell")

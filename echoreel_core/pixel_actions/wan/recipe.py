@@ -250,10 +250,16 @@ def try_adapter(
 
 
 def make_adapter(
-    folder: Path, variant: str, steps: int, batch: int, seed: int, plain: bool, say: Callable[[str], None]
+    folder: Path, variant: str, steps: int, batch: int, seed: int, chunks: int, plain: bool, say: Callable[[str], None]
 ) -> None:
-    """One variant on the base and the pairs in `folder`, into a folder in it; see `train_adapter.train_steps`."""
+    """One variant on the base in `folder`, else the one beside this file, into a folder in it; see
+    `train_adapter.train_steps`. Chunks of pairs that are missing are made first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _take_what_is_made(folder)
     text, model = load_embedded(EMBEDDED_FILE)[0].base.text, read_model(folder / MODEL_FILE)
+    vae = read_vae(folder / VAE_FILE)
+    for number in range(1, chunks + 1):
+        PairLatents.kept(folder, vae, number, Pieces.motions)
     latents = PairLatents.all_kept(folder, Pieces.motions)
     where = folder / f"adapter-{variant}-{seed}"
     settings = replace(VARIANTS[variant], batch=batch, seed=seed)
