@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -155,15 +155,12 @@ def _make_base(
     def saved(model: nn.Module) -> None:
         write_model(plan.folder / MODEL_FILE, model.state_dict(), config)
 
-    minutes, device = left() - plan.measure_minutes - plan.adapter_minutes, pairs.latents.device
+    def shares() -> Iterator[float]:  # asked for when all is compiled, which takes of the time
+        minutes = left() - plan.measure_minutes - plan.adapter_minutes
+        return (share for _, share in steps(max(0.1, minutes), pairs.latents.device))
+
     try:
-        train_base(
-            training,
-            lambda: (share for _, share in steps(max(0.1, minutes), device)),
-            log,
-            saved,
-            fast=not plan.plain,
-        )
+        train_base(training, shares, log, saved, fast=not plan.plain)
     finally:
         saved(training.average)
     count = 16 if plan.tiny else 160
