@@ -45,7 +45,8 @@ class Optimizer:
     Args:
         named: names and parameters.
         name: "muon", "adamw", or "adamw8bit", whose moments take 2 bytes in place of 8 (bitsandbytes,
-            https://arxiv.org/abs/2110.02861). Where torch has no Muon, the log says so and AdamW takes all.
+            https://arxiv.org/abs/2110.02861). Where torch has no Muon, the log says so and AdamW takes all, at the
+            third of the rate that is its own beside Muon.
         rate: the learning rate.
         betas: AdamW's.
         plain: parts of names that are left to AdamW: a network's first and last layer, for example.
@@ -71,8 +72,11 @@ class Optimizer:
         slow: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         if name == "muon" and not hasattr(torch.optim, "Muon"):
-            _log.warning("This torch (%s) has no Muon, which 2.9 brought: AdamW takes its place.", torch.__version__)
-            name = "adamw"
+            _log.warning(
+                "This torch (%s) has no Muon, which 2.9 brought: AdamW takes its place, at a third of the rate.",
+                torch.__version__,
+            )
+            name, rate = "adamw", rate * BESIDE_MUON
         self.name = name
         self._named = dict(named)
         self.parameters = [*self._named.values()]

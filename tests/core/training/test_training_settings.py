@@ -155,13 +155,13 @@ def test_slow_parameters_learn_at_their_share_of_the_rate_and_the_schedule_keeps
         torch.testing.assert_close(slow, 0.1 * quick, rtol=1e-3, atol=1e-6)
 
 
-def test_a_torch_without_muon_says_so_and_takes_adamw(monkeypatch, caplog):
+def test_a_torch_without_muon_says_so_and_takes_adamw_at_its_own_rate(monkeypatch, caplog):
     monkeypatch.delattr(torch.optim, "Muon")
     with caplog.at_level(logging.WARNING):
         trainer = trained(FAST)
     assert trainer.optimizer.name == "adamw" and "no Muon" in caplog.text
     monkeypatch.undo()
-    settings = replace(FAST, optimizer="adamw", average=0.0)
+    settings = replace(FAST, optimizer="adamw", learning_rate=FAST.learning_rate / 3, average=0.0)
     other = Trainer(trainer.trainable, toy_adapter(trainer.trainable), ToyPairs(), settings)
     for _ in other:
         pass
