@@ -23,7 +23,7 @@ from ..world.actions import SEEN
 from ..world.clips import Clips
 from .clock import Every
 from .data import joined
-from .export import MODEL_FILE, VAE_FILE, read_vae, write_model
+from .export import MODEL_FILE, UNFINISHED_FILE, VAE_FILE, read_vae, write_model
 from .model import WanConfig
 from .pairs import PairLatents
 from .pipeline import WanPipeline
@@ -152,7 +152,7 @@ def make_base(
 
     def save(model: nn.Module) -> None:
         if not work.group.rank:
-            write_model(folder / MODEL_FILE, model.state_dict(), config)
+            write_model(folder / UNFINISHED_FILE, model.state_dict(), config)
 
     def check(model: nn.Module) -> None:
         save(model)
@@ -160,3 +160,5 @@ def make_base(
         log(stage="seen actions", **evaluate_arm(pipeline, judge, "base", seen)[0])
 
     save(train(work.training, lambda: work.shares(check), log, save, fast))
+    if not work.group.rank:
+        (folder / UNFINISHED_FILE).replace(folder / MODEL_FILE)

@@ -16,6 +16,8 @@ from .model import WanConfig, WanModel
 from .vae import WanVAE, load_vae
 
 MODEL_FILE, VAE_FILE = "pixel_actions_wan.safetensors", "pixel_actions_wan_vae.safetensors"
+UNFINISHED_FILE = "pixel_actions_wan-unfinished.safetensors"
+"""A base in training, under a name that nothing takes for a finished one."""
 
 
 def write_model(path: Path, weights: Mapping[str, Tensor], config: WanConfig) -> None:

@@ -30,7 +30,7 @@ from .adapter import load_adapter
 from .by_samples import Pieces
 from .clock import steps
 from .data import joined
-from .export import MODEL_FILE, VAE_FILE, read_model, read_vae, write_model, write_vae
+from .export import MODEL_FILE, UNFINISHED_FILE, VAE_FILE, read_model, read_vae, write_model, write_vae
 from .latents import FRAMES
 from .model import WanConfig
 from .pairs import CHUNK, PairLatents
@@ -153,7 +153,7 @@ def _make_base(
     )
 
     def saved(model: nn.Module) -> None:
-        write_model(plan.folder / MODEL_FILE, model.state_dict(), config)
+        write_model(plan.folder / UNFINISHED_FILE, model.state_dict(), config)
 
     def shares() -> Iterator[float]:  # asked for when all is compiled, which takes of the time
         minutes = left() - plan.measure_minutes - plan.adapter_minutes
@@ -163,6 +163,7 @@ def _make_base(
         train_base(training, shares, log, saved, fast=not plan.plain)
     finally:
         saved(training.average)
+    (plan.folder / UNFINISHED_FILE).replace(plan.folder / MODEL_FILE)
     count = 16 if plan.tiny else 160
     pipeline = partial(WanPipeline, training.average, text, vae)
     _guarded(log, lambda: _measure(pipeline, judge, count, plan, results, log, left))

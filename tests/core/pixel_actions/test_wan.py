@@ -19,12 +19,12 @@ from echoreel_core.pixel_actions.evaluation.table import MEASURES, evaluate
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
-from echoreel_core.pixel_actions.wan import recipe, train_adapter
+from echoreel_core.pixel_actions.wan import by_samples, recipe, train_adapter
 from echoreel_core.pixel_actions.wan.adapter import adapter_config, load_adapter
-from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces
+from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces, make_base
 from echoreel_core.pixel_actions.wan.captions import Captions
 from echoreel_core.pixel_actions.wan.data import turns
-from echoreel_core.pixel_actions.wan.export import VAE_FILE, read_vae
+from echoreel_core.pixel_actions.wan.export import MODEL_FILE, UNFINISHED_FILE, VAE_FILE, read_model, read_vae
 from echoreel_core.pixel_actions.wan.latents import (
     FRAMES,
     MEAN,
@@ -282,6 +282,41 @@ def test_a_base_may_go_on_for_longer_than_it_was_begun_with(tmp_path):
     assert more.left_at() == 6
     trained(more)
     assert more.left_at() == 8
+
+
+@pytest.fixture
+def small_base(monkeypatch):
+    """`make_base`'s own sizes would take hours."""
+    torch.manual_seed(0)
+    vae = WanVAE(8).requires_grad_(False)
+    monkeypatch.setattr(by_samples, "read_vae", lambda _: vae)
+    monkeypatch.setattr(by_samples, "WanConfig", lambda: WanConfig(width=32, depth=1, heads=2, feed_forward=64))
+    return Pieces(**SMALL, check=8, clips=1, steps=1)
+
+
+def test_a_base_has_its_name_only_when_it_is_finished(small_base, tmp_path, monkeypatch):
+    there = []
+
+    def measured(*_):
+        there.append([path.name for path in tmp_path.glob("pixel_actions_wan*")])
+        return {}, None
+
+    monkeypatch.setattr(by_samples, "evaluate_arm", measured)
+    make_base(tmp_path, small_base, fast=False, say=lambda _: None)
+    assert there == [[UNFINISHED_FILE]] * 3
+    assert [path.name for path in tmp_path.glob("pixel_actions_wan*")] == [MODEL_FILE]
+
+
+def test_an_adapter_takes_the_base_that_is_there_and_makes_the_pairs_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe.Pieces, "motions", 1)
+    monkeypatch.setitem(recipe.VARIANTS, "bias", AdapterSettings(prism_start=1))
+    PairLatents.kept(tmp_path, WanVAE(8).requires_grad_(False), 1, 1)
+    made = (tmp_path / "pairs-00001.safetensors").read_bytes()
+    recipe.make_adapter(tmp_path, "bias", steps=1, batch=1, seed=7, chunks=2, plain=True, say=lambda _: None)
+    assert [path.name for path in sorted(tmp_path.glob("pairs-*"))] == [f"pairs-0000{n}.safetensors" for n in (1, 2)]
+    assert (tmp_path / "pairs-00001.safetensors").read_bytes() == made
+    adapter = load_adapter(tmp_path / "adapter-bias-7" / "adapter.safetensors")
+    assert len(adapter.attentions) == read_model(tmp_path / MODEL_FILE).config.depth
 
 
 def test_the_table_measures_the_second_base_as_the_first(pipeline):
