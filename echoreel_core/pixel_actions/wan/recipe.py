@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from ...files import write_safetensors
-from ...lvdm.text_encoder import CLIPTextEncoder
 from ..evaluation.guided import evaluate_guided
-from ..evaluation.judge import JUDGE_FILE, Judge, load_judge
+from ..evaluation.judge import JUDGE_FILE, load_judge
 from ..evaluation.table import HEADER, SEED, balanced, evaluate, evaluate_arm, write
 from ..model.embedded import load_embedded
 from ..model.files import EMBEDDED_FILE
@@ -32,7 +31,7 @@ from .clock import steps
 from .data import joined
 from .export import MODEL_FILE, UNFINISHED_FILE, VAE_FILE, read_model, read_vae, write_model, write_vae
 from .latents import FRAMES
-from .model import WanConfig
+from .model import WanConfig, WanModel
 from .pairs import CHUNK, PairLatents
 from .pipeline import WanPipeline
 from .train_adapter import AdapterSettings, train_steps
@@ -86,44 +85,22 @@ class _Results:
 def make(plan: Plan, say: Callable[[str], None]) -> None:
     """Write VAE, base, adapters, `results.json`, `sheet.png` and `log.jsonl` into the plan's folder. A VAE or base that
     is there already, or beside this file, is taken. `say` gets a line every few seconds."""
-    start = time.monotonic()
     plan.folder.mkdir(parents=True, exist_ok=True)
-    device, results, file = torch.device(plan.device), _Results(plan.folder), Log(plan.folder / "log.jsonl")
-    if device.type == "cuda":
+    if torch.device(plan.device).type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-
-    def log(**values: object) -> None:
-        file(**values)
-        say(f"{time.monotonic() - start:6.1f} s  {json.dumps(values)}")
-
-    def left() -> float:
-        return plan.minutes - (time.monotonic() - start) / 60
-
-    text, judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(device), load_judge(JUDGE_FILE)
     if not plan.tiny:
         _take_what_is_made(plan.folder)
-    path = plan.folder / VAE_FILE
-    if path.exists():
-        vae = read_vae(path, device)
-    else:
-        sizes = {"width": 8, "frames": 2 * FRAMES} if plan.tiny else {}
-        vae = train_vae(VAESettings(plan.vae_minutes, **sizes), device, log, graphs=not plan.plain)
-        write_vae(path, vae)
-
-    def measure_real() -> None:
-        clips = balanced(NAMES, 24 if plan.tiny else 480, SEED)
-        cell, _ = evaluate_arm(WanPipeline(None, text, vae), judge, "real", clips)
-        log(stage="real through the VAE", **cell)
-        results.add(real=cell)
-
-    _guarded(log, measure_real)
+    work = _Work(plan, say)
+    vae = work.vae()
+    _guarded(work.log, lambda: work.measure_real(vae))
     pairs = PairLatents.make(vae, 1, plan.chunks, 64 if plan.tiny else CHUNK)
-    log(stage="latents", chunks=plan.chunks)
+    work.log(stage="latents", chunks=plan.chunks)
     if not (plan.folder / MODEL_FILE).exists():
-        _make_base(plan, pairs, vae, text, judge, results, log, left)
+        model = work.base(pairs)
+        _guarded(work.log, lambda: work.measure(partial(WanPipeline, model, work.text, vae)))
     if plan.adapter_minutes:
-        _train_adapters(plan, pairs, left)
+        _train_adapters(plan, pairs, work.left)
 
 
 def _take_what_is_made(folder: Path) -> None:
@@ -133,68 +110,76 @@ def _take_what_is_made(folder: Path) -> None:
             shutil.copy(made, folder)
 
 
-def _make_base(
-    plan: Plan,
-    pairs: PairLatents,
-    vae: WanVAE,
-    text: CLIPTextEncoder,
-    judge: Judge,
-    results: _Results,
-    log: Callable[..., None],
-    left: Callable[[], float],
-) -> None:
-    config = WanConfig(width=64, depth=2, heads=2, feed_forward=128) if plan.tiny else WanConfig()
-    training = BaseTraining(
-        BaseSettings(batch=8 if plan.tiny else 128),
-        config,
-        text,
-        joined(list(pairs.clips)),
-        pairs.latents.flatten(0, 1),
-    )
+class _Work:
+    """The parts of `make`, and what all of them need."""
 
-    def saved(model: nn.Module) -> None:
-        write_model(plan.folder / UNFINISHED_FILE, model.state_dict(), config)
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self.plan, self.device, self._say, self._start = plan, torch.device(plan.device), say, time.monotonic()
+        self.results, self._file = _Results(plan.folder), Log(plan.folder / "log.jsonl")
+        self.text, self.judge = load_embedded(EMBEDDED_FILE)[0].base.text.to(self.device), load_judge(JUDGE_FILE)
 
-    def shares() -> Iterator[float]:  # asked for when all is compiled, which takes of the time
-        minutes = left() - plan.measure_minutes - plan.adapter_minutes
-        return (share for _, share in steps(max(0.1, minutes), pairs.latents.device))
+    def log(self, **values: object) -> None:
+        self._file(**values)
+        self._say(f"{time.monotonic() - self._start:6.1f} s  {json.dumps(values)}")
 
-    try:
-        train_base(training, shares, log, saved, fast=not plan.plain)
-    finally:
-        saved(training.average)
-    (plan.folder / UNFINISHED_FILE).replace(plan.folder / MODEL_FILE)
-    count = 16 if plan.tiny else 160
-    pipeline = partial(WanPipeline, training.average, text, vae)
-    _guarded(log, lambda: _measure(pipeline, judge, count, plan, results, log, left))
+    def left(self) -> float:
+        """Minutes."""
+        return self.plan.minutes - (time.monotonic() - self._start) / 60
 
+    def vae(self) -> WanVAE:
+        plan = self.plan
+        path = plan.folder / VAE_FILE
+        if path.exists():
+            return read_vae(path, self.device)
+        sizes = {"width": 8, "frames": 2 * FRAMES} if plan.tiny else {}
+        vae = train_vae(VAESettings(plan.vae_minutes, **sizes), self.device, self.log, graphs=not plan.plain)
+        write_vae(path, vae)
+        return vae
 
-def _measure(
-    pipeline: Callable[..., WanPipeline],
-    judge: Judge,
-    count: int,
-    plan: Plan,
-    results: _Results,
-    log: Callable[..., None],
-    left: Callable[[], float],
-) -> None:
-    from ..world.pictures import contact_sheet
+    def measure_real(self, vae: WanVAE) -> None:
+        clips = balanced(NAMES, 24 if self.plan.tiny else 480, SEED)
+        cell, _ = evaluate_arm(WanPipeline(None, self.text, vae), self.judge, "real", clips)
+        self.log(stage="real through the VAE", **cell)
+        self.results.add(real=cell)
 
-    cells, sheet = {}, {}
-    for split, actions in (("seen", SEEN), ("unseen", UNSEEN)):
-        clips = balanced(tuple(actions), count, SEED)
-        cells[split], latents = evaluate_arm(pipeline(), judge, "base", clips)
-        each = max(1, count // 16)
-        for row, pixels in zip(range(0, count, each), pipeline().show(latents[:count:each]), strict=True):
-            sheet[f"{split} {row}"] = pixels
-        log(stage="base", split=split, **cells[split])
-    results.add(base=cells)
-    contact_sheet(sheet, factor=2).save(plan.folder / "sheet.png")
-    for other in _OTHERS:
-        if left() - plan.adapter_minutes > 0.05:
-            cells = evaluate(pipeline(**other), judge, count // 2, ("base",))
-            log(stage="base", **other, **cells)
-            results.add(**{json.dumps(other): cells})
+    def base(self, pairs: PairLatents) -> WanModel:
+        plan = self.plan
+        config = WanConfig(width=64, depth=2, heads=2, feed_forward=128) if plan.tiny else WanConfig()
+        settings = BaseSettings(batch=8 if plan.tiny else 128)
+        training = BaseTraining(settings, config, self.text, joined(list(pairs.clips)), pairs.latents.flatten(0, 1))
+
+        def saved(model: nn.Module) -> None:
+            write_model(plan.folder / UNFINISHED_FILE, model.state_dict(), config)
+
+        def shares() -> Iterator[float]:  # asked for when all is compiled, which takes of the time
+            minutes = self.left() - plan.measure_minutes - plan.adapter_minutes
+            return (share for _, share in steps(max(0.1, minutes), self.device))
+
+        try:
+            model = train_base(training, shares, self.log, saved, fast=not plan.plain)
+        finally:
+            saved(training.average)
+        (plan.folder / UNFINISHED_FILE).replace(plan.folder / MODEL_FILE)
+        return model
+
+    def measure(self, pipeline: Callable[..., WanPipeline]) -> None:
+        from ..world.pictures import contact_sheet
+
+        plan, cells, sheet, count = self.plan, {}, {}, 16 if self.plan.tiny else 160
+        for split, actions in (("seen", SEEN), ("unseen", UNSEEN)):
+            clips = balanced(tuple(actions), count, SEED)
+            cells[split], latents = evaluate_arm(pipeline(), self.judge, "base", clips)
+            each = max(1, count // 16)
+            for row, pixels in zip(range(0, count, each), pipeline().show(latents[:count:each]), strict=True):
+                sheet[f"{split} {row}"] = pixels
+            self.log(stage="base", split=split, **cells[split])
+        self.results.add(base=cells)
+        contact_sheet(sheet, factor=2).save(plan.folder / "sheet.png")
+        for other in _OTHERS:
+            if self.left() - plan.adapter_minutes > 0.05:
+                cells = evaluate(pipeline(**other), self.judge, count // 2, ("base",))
+                self.log(stage="base", **other, **cells)
+                self.results.add(**{json.dumps(other): cells})
 
 
 def _train_adapters(plan: Plan, pairs: PairLatents, left: Callable[[], float]) -> None:
