@@ -38,9 +38,9 @@ THRIFT = (
     Way(checkpointing=False),
     Way(),
     Way(offload_activations=True),
-    Way(offload_activations=True, eight_bit=True),
-    Way(weight=1, offload_activations=True, eight_bit=True),
-    Way(weight=1, offload_activations=True, eight_bit=True, average=False),
+    Way(offload_activations=True, optimizer="adamw8bit"),
+    Way(weight=1, offload_activations=True, optimizer="adamw8bit"),
+    Way(weight=1, offload_activations=True, optimizer="adamw8bit", average=False),
 )
 """From the quickest to the most sparing."""
 
@@ -72,7 +72,7 @@ def in_words(model: Model, way: Way) -> Iterator[str]:
         yield "checkpointing"
     if way.offload_activations:
         yield "activations offloaded"
-    if way.eight_bit:
+    if way.optimizer == "adamw8bit":
         yield "8-bit AdamW"
     if way.weight == 1:
         yield "fp8"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from echoreel_core.action.adapter import AdapterConfig, EchoReelAdapter
+from echoreel_core.training.cost import MOMENT_BYTES
 from echoreel_core.training.default_sizes import REFERENCE_PIXELS, AdapterInputs, general_form
+from echoreel_core.training.optimizer import OptimizerName
 
 KEPT_IN_A_BLOCK = 12
 """For the backward pass, of a frozen block, in sizes of its hidden state (2 bytes), beside what the feed-forward keeps
@@ -93,7 +95,7 @@ class Way:
     offloaded: float = 0.0
     checkpointing: bool = True
     offload_activations: bool = False
-    eight_bit: bool = False
+    optimizer: OptimizerName = "muon"
     average: bool = True
 
 
@@ -129,7 +131,7 @@ def account(model: Model, way: Way, config: AdapterConfig | None = None) -> dict
         "… in use": widened,
         "adapter": 4 * parameters,
         "gradients": 4 * parameters,
-        "moments": (2 if way.eight_bit else 8) * parameters,
+        "moments": MOMENT_BYTES[way.optimizer] * parameters,
         "average": 4 * parameters if way.average else 0,
         "kept inputs": hidden * depth if way.checkpointing and not way.offload_activations else 0,
         "blocks": block * (1 if way.checkpointing else depth) + passing,

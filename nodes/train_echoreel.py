@@ -68,14 +68,14 @@ class TrainEchoReel(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "learning_rate",
-                    default=1e-4,
+                    default=1e-3,
                     min=1e-8,
                     max=1.0,
                     step=1e-6,
                     advanced=True,
                     tooltip=(
                         "Size of each training step's change. If it is too high, the loss jumps or rises; if it is too"
-                        " low, the loss hardly falls. The paper uses 0.0001."
+                        " low, the loss hardly falls. 0.001 is for 'muon'; 'adamw' takes about a tenth of it."
                     ),
                 ),
                 io.Int.Input(
@@ -291,12 +291,12 @@ class TrainEchoReel(io.ComfyNode):
                 io.Combo.Input(
                     "optimizer",
                     options=["adamw", "adamw8bit", "muon"],
-                    default="adamw",
+                    default="muon",
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "'adamw8bit' needs a quarter of the memory that 'adamw' keeps beside the weights; it needs "
-                        "the package bitsandbytes. 'muon' takes a learning_rate about ten times as high."
+                        "'muon' learns most in the same number of steps. 'adamw' and 'adamw8bit' take about a tenth of"
+                        " its learning_rate; 'adamw8bit' needs the least memory, and the package bitsandbytes."
                     ),
                 ),
                 io.Boolean.Input(

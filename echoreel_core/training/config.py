@@ -210,9 +210,9 @@ class TrainingSettings:
     steps: int = 10_000
     batch_size: int = 1
     accumulation: int = 1
-    optimizer: OptimizerName = "adamw"
-    learning_rate: float = 1e-4
-    prism_rate: float = 1.0
+    optimizer: OptimizerName = "muon"
+    learning_rate: float = 1e-3
+    prism_rate: float = 0.3
     schedule: Schedule = "constant"
     warmup: int = 50
     beta1: float = 0.9
@@ -225,7 +225,7 @@ class TrainingSettings:
     weighting: Weighting = "velocity"
     min_snr_gamma: float = 5.0
     noise_spread: Spread = "uniform"
-    noise_bias: float = 0.0
+    noise_bias: float = 1.0
     noise_shift: float = 1.0
     noise_offset: float = 0.0
     text_dropout: float = 0.1

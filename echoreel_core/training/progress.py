@@ -88,6 +88,8 @@ def memory_advice(settings: TrainingSettings, video: VideoSettings, frames: str 
             less.append("mixed_precision bf16")
         if settings.optimizer == "adamw":
             less.append("optimizer adamw8bit")
+        elif settings.optimizer == "muon":
+            less.append("optimizer adamw8bit with a tenth of learning_rate")
         if settings.batch_size > 1:
             less.append(f"batch_size below {settings.batch_size}")
         less += [f"{frames} below {video.frames}", f"width and height below {video.width} x {video.height}"]

@@ -73,7 +73,7 @@ def equal(one, other) -> bool:
 def test_every_noise_level_goes_to_its_expert_and_the_other_one_is_away():
     model = trained(experts()).trainable
     high, low = model.experts
-    u = torch.stack([drawn_level(SETTINGS.seed, sample, NoiseLevels()) for sample in range(36)])
+    u = torch.stack([drawn_level(SETTINGS.seed, sample, NoiseLevels(bias=SETTINGS.noise_bias)) for sample in range(36)])
     drawn = model.noise_level(u).time.float()  # the same as a single model gets
     assert sorted(high.levels) == sorted(drawn[drawn >= BOUNDARY].tolist())
     assert sorted(low.levels) == sorted(drawn[drawn < BOUNDARY].tolist())
