@@ -127,6 +127,7 @@ class TrainEchoReel(io.ComfyNode):
                 io.Combo.Input(
                     "weighting",
                     options=["none", "clean", "velocity", "min-snr"],
+                    default="velocity",
                     advanced=True,
                     tooltip=(
                         "How much each noise level counts. none: the model's own loss. clean: high noise, where motion"

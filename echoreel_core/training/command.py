@@ -24,7 +24,7 @@ from .data.pairs import Pair, read_pairs
 from .default_sizes import parameter_count
 from .model_source import ModelSource
 from .process_group import AcceleratedProcessGroup, ProcessGroup, best_device
-from .progress import Pace, memory_advice, step_line
+from .progress import Pace, memory_advice, prism_line, step_line
 from .run import TrainingRun
 from .trainer import StepResult, Trainer
 
@@ -148,9 +148,18 @@ def _train(config: Config, config_file: Path, model: ModelSource, pairs: CachedP
         if main and (result.step % config.output.log_every == 0 or result.step == 1):
             print(step_line(result.step, config.training.steps, result.loss, pace), flush=True)
 
+    prism_pace = Pace()
+
+    def on_start(step: int, steps: int, loss: float) -> None:
+        prism_pace.tick()
+        if main and (step % config.output.log_every == 0 or step == 1):
+            print(prism_line(step, steps, loss, prism_pace), flush=True)
+
     with stopper, memory_advice(config.training, config.video):
-        final = run(on_step, stopper.asked)
-    if main and final is None:
+        final = run(on_step, stopper.asked, on_start)
+    if main and final is None and not trainer.step:
+        print("Stopped before the first step. Run the same command again to begin anew.")
+    elif main and final is None:
         print(f"Stopped after step {trainer.step}, saved. Run the same command again to continue.")
     elif main:
         print(f"Done: {final}")

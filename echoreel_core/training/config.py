@@ -194,7 +194,8 @@ class TrainingSettings:
         clip_gradient: largest norm; 0 is no limit.
         average: decay of the moving average of the weights, which is what is saved and measured; 0 is none.
         same_frame_start: whether fresh added layers begin with looking at the same frame of the reference.
-        prism_start_steps: steps in which the prism first learns by itself to tell what changes in its reference.
+        prism_start_steps: steps in which a fresh prism first learns by itself to tell what changes in its reference;
+            at most `steps`.
         weighting, min_snr_gamma: see `loss.loss_weight`.
         noise_spread, noise_bias, noise_shift: see `loss.NoiseLevels`.
         noise_offset: see `loss.draw`; for models that predict noise, the others go without.
@@ -221,7 +222,7 @@ class TrainingSettings:
     clip_gradient: float = 1.0
     average: float = 0.995
     same_frame_start: bool = True
-    prism_start_steps: int = 0
+    prism_start_steps: int = 300
     weighting: Weighting = "velocity"
     min_snr_gamma: float = 5.0
     noise_spread: Spread = "uniform"

@@ -46,7 +46,9 @@ def measured_lines(config: Config, model: ModelSource) -> Iterator[str]:
     def seconds() -> float:
         experts = len(model.host.experts)
         steps = STEPS * experts
-        trainer = Trainer(model.host, adapter, pairs, replace(settings, steps=steps), ProcessGroup(device))
+        trainer = Trainer(
+            model.host, adapter, pairs, replace(settings, steps=steps, prism_start_steps=0), ProcessGroup(device)
+        )
         times = [time.monotonic()]
         for _ in trainer:
             times.append(time.monotonic())

@@ -57,6 +57,11 @@ def step_line(step: int, steps: int, loss: float, pace: Pace) -> str:
     return f"step {step} of {steps}, loss {loss:.3g}, {pace.words(steps - step, 'step')}"
 
 
+def prism_line(step: int, steps: int, loss: float, pace: Pace) -> str:
+    """The same of the prism's start."""
+    return f"The prism first learns by itself: {step_line(step, steps, loss, pace)}"
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there was not enough memory, of the GPU's or the computer's."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

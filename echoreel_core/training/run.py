@@ -65,7 +65,10 @@ class TrainingRun:
         return changed
 
     def __call__(
-        self, on_step: Callable[[StepResult], None] = lambda _: None, stop: Callable[[], bool] = lambda: False
+        self,
+        on_step: Callable[[StepResult], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+        on_start: Callable[[int, int, float], None] = lambda *_: None,
     ) -> Path | None:
         """Runs.
 
@@ -74,20 +77,31 @@ class TrainingRun:
         Args:
             on_step: called after each step; what it raises ends the run, after a checkpoint.
             stop: asked after each step; true ends the run after a checkpoint.
+            on_start: called after each step of the prism's start, with its number, their number and the loss.
 
         Returns: the finished adapter's file, or None where the run was stopped.
         Raises: EchoReelError as `Trainer.train_step`, or where a checkpoint cannot be written.
         """
         try:
-            return self._run(on_step, stop)
+            return self._run(on_step, stop, on_start)
         finally:
             self.trainer.close()
 
-    def _run(self, on_step: Callable[[StepResult], None], stop: Callable[[], bool]) -> Path | None:
+    def _run(
+        self,
+        on_step: Callable[[StepResult], None],
+        stop: Callable[[], bool],
+        on_start: Callable[[int, int, float], None],
+    ) -> Path | None:
         trainer, output = self.trainer, self.output
         log = MetricsLog(Path(output.folder) / FILE, trainer.step) if self.writes else None
         if trainer.step == 0:
             self._measure(log)  # a fresh adapter changes nothing, so this measures the plain model
+        steps = trainer.prism_steps
+        for step, loss in enumerate(trainer.start_prism(), start=1):
+            on_start(step, steps, loss)
+            if self._stops(stop):
+                return None
         losses: list[float] = []
         began = time.monotonic()
         for result in self._steps():

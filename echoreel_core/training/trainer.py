@@ -81,7 +81,7 @@ class Trainer:
             raise EchoReelError("There are no pairs to train on: run `check` to see why.")
         self.trainable, self.pairs, self.settings = trainable, pairs, settings
         self.process_group = process_group or ProcessGroup()
-        self.step = 0
+        self.step, self._prism_started = 0, False
         self.levels = NoiseLevels(settings.noise_spread, settings.noise_bias, settings.noise_shift)
         trainable.model.requires_grad_(False).eval()
         with torch.inference_mode(False):
@@ -108,10 +108,9 @@ class Trainer:
         )
 
     def __iter__(self) -> Iterator[StepResult]:
-        """Steps until `settings.steps` are done."""
-        if self.step == 0:
-            for _ in self.start_prism():
-                pass
+        """Steps until `settings.steps` are done, after the prism's start."""
+        for _ in self.start_prism():
+            pass
         while self.step < self.settings.steps:
             yield self.train_step()
 
@@ -217,14 +216,21 @@ class Trainer:
             batch, draws, self.pairs.empty_text, self.process_group.device, self.trainable.micro_batch_limit
         )
 
+    @property
+    def prism_steps(self) -> int:
+        """Steps of the prism's start: `prism_start_steps`, at most as many as the run has, for an adapter that has
+        learned nothing yet."""
+        learned = self._prism_started or any(layer.to_out.weight.any() for layer in self.adapter.attentions)
+        return 0 if self.step or learned else min(self.settings.prism_start_steps, self.settings.steps)
+
     @torch.inference_mode(False)
     @torch.enable_grad()
     def start_prism(self) -> Iterator[float]:
-        """Lets the prism learn `prism_start_steps` steps by itself; see `prism_start`. Gives each step's loss.
+        """Lets the prism learn by itself for `prism_steps` steps; see `prism_start`. Gives each step's loss.
 
         The pairs are those of the first training steps. A run that is cut off in it starts again.
         """
-        prism, steps, device = self.adapter.prism, self.settings.prism_start_steps, self.process_group.device
+        prism, steps, device = self.adapter.prism, self.prism_steps, self.process_group.device
         if not steps:
             return
         values = change(self.pairs.batch([0], [0]).reference).shape[-1]
@@ -232,19 +238,26 @@ class Trainer:
             torch.manual_seed(seed_of(self.settings.seed, "prism start"))
             reader = ChangeReader(prism.config.action_dim, values).to(device)
         optimizer = self._optimizer(nn.ModuleDict({"prism": prism, "reader": reader}), {})
+        scaler = torch.amp.GradScaler(device.type, enabled=self.scaler.is_enabled())
         for step in range(steps):
             optimizer.zero_grad()
             total = torch.zeros((), device=device)
             for together, share in self._shares(step):
-                loss = reader.loss(self.objective.action(together), together.reference)
-                (loss * share).backward()
+                with self.objective.checkpointed():
+                    loss = reader.loss(self.objective.action(together), together.reference)
+                    scaler.scale(loss * share).backward()
                 total += loss.detach() * share
             self._mean_gradients(optimizer, total)
+            for part in optimizer.parts:
+                scaler.unscale_(part)
             self._clip(optimizer)
             warm = min(1.0, (step + 1) / (self.settings.warmup + 1))
             optimizer.set_rates(warm * 0.5 * (1 + math.cos(math.pi * step / steps)))
-            optimizer.step()
+            for part in optimizer.parts:
+                scaler.step(part)
+            scaler.update()
             yield total.item()
+        self._prism_started = True
         optimizer.zero_grad()
         self.average.load(self.adapter.state_dict())
 

@@ -26,7 +26,7 @@ from ...echoreel_core.training.data.cached_pairs import CachedPairs
 from ...echoreel_core.training.data.pairs import read_pairs
 from ...echoreel_core.training.metrics import FILE, draw_curves, read_metrics
 from ...echoreel_core.training.process_group import ProcessGroup
-from ...echoreel_core.training.progress import Pace, memory_advice, step_line
+from ...echoreel_core.training.progress import Pace, memory_advice, prism_line, step_line
 from ...echoreel_core.training.run import TrainingRun
 from ...echoreel_core.training.trainer import StepResult, Trainer
 from ..models.adapter import LoadedAdapter, adapter_weights
@@ -124,7 +124,17 @@ class TrainingSession:
         run = TrainingRun(trainer, self.output, facts, held_out, self._decode)
         run.resume()
         self._progress.update(trainer.step, self.training.steps, f"step {trainer.step + 1} of {self.training.steps}")
-        return run(self._on_step())
+        return run(self._on_step(), on_start=self._on_start())
+
+    def _on_start(self) -> Callable[[int, int, float], None]:
+        pace = Pace()
+
+        def on_start(step: int, steps: int, loss: float) -> None:
+            pace.tick()
+            self._progress.update(0, self.training.steps, prism_line(step, steps, loss, pace))
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+        return on_start
 
     def _on_step(self) -> Callable[[StepResult], None]:
         pace, steps, log = Pace(), self.training.steps, Path(self.output.folder) / FILE

@@ -90,7 +90,6 @@ def train(
     for number, loss in enumerate(trainer.start_prism()):
         if every() or number == settings.prism_start - 1:
             log(stage="prism start", step=number, untold=loss)
-    trainer.settings = replace(trainer.settings, prism_start_steps=0)
     begun, losses = time.monotonic(), []
     for result in trainer:
         now, done, steps = time.monotonic(), result.step, trainer.settings.steps

@@ -122,6 +122,21 @@ def test_an_interrupted_run_keeps_its_last_step_and_carries_on_exactly(tmp_path,
     assert records[0] == [record for record in records[1] if record[0] != 3]
 
 
+def test_a_run_that_is_stopped_in_the_prisms_start_begins_anew(tmp_path):
+    told = []
+    whole = toy_run(tmp_path / "whole")(on_start=lambda *line: told.append(line[:2]))
+    assert told == [(step, 6) for step in range(1, 7)]
+    told.clear()
+    cut = toy_run(tmp_path / "cut")
+    assert cut(stop=lambda: len(told) == 3, on_start=lambda *line: told.append(line)) is None
+    assert len(told) == 3 and not (tmp_path / "cut" / "checkpoints").exists()
+    again = toy_run(tmp_path / "cut")
+    assert again.resume() is None
+    assert_same_weights(again(), whole)
+    records = read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert [record["step"] for record in records if "held_out" in record] == [0, 3, 6]
+
+
 def test_an_error_within_a_step_keeps_the_steps_before(tmp_path):
     class Gone(BaseException):
         pass

@@ -201,13 +201,19 @@ def test_fresh_layers_look_at_the_same_frame_and_learned_ones_stay(position):
 
 
 def test_the_prism_starts_with_telling_what_changes():
-    settings = replace(FAST, optimizer="adamw", learning_rate=3e-3, prism_start_steps=60, batch_size=4)
+    settings = replace(FAST, steps=60, optimizer="adamw", learning_rate=3e-3, prism_start_steps=70, batch_size=4)
     trainer = fresh(replace(settings, text_dropout=0.0, reference_dropout=0.0))
     attentions = {key: value.clone() for key, value in trainer.adapter.attentions.state_dict().items()}
     told = list(trainer.start_prism())
     assert len(told) == 60 and told[0] > 0.9 and told[-1] < 0.7
     assert equal(dict(trainer.adapter.attentions.state_dict()), attentions)
     assert equal(trainer.average.weights(), trainer.adapter.state_dict()) and trainer.step == 0
+    assert not list(trainer.start_prism())  # once is enough
+
+
+def test_a_prism_whose_layers_have_learned_something_has_no_start():
+    trainer = trained(FAST)
+    assert not Trainer(trainer.trainable, trainer.adapter, trainer.pairs, FAST).prism_steps
 
 
 # ── noise levels
