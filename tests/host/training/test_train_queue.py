@@ -85,6 +85,23 @@ def test_it_says_how_far_it_is_and_cancel_saves_what_was_learned(server, moves):
     assert {path.name for path in folder.iterdir()} == {kept.name, f"step-{step + 1:07d}"}
 
 
+def test_a_fresh_prisms_start_is_told_and_cancel_ends_it(server, moves):
+    prompt = training(name="starting", steps=10_000)
+    del prompt["train"]["inputs"]["echoreel"]
+    with server.progress_texts() as next_line:
+        id_ = server.submit(prompt)
+        try:
+            line = next_line("The prism")
+        finally:
+            server.interrupt()
+        run = server.wait(id_)
+    number = r"[\d.e-]+"
+    words = rf"The prism first learns by itself: step \d+ of 300, loss {number}, {number} s a step, \d+ \w+ left"
+    assert re.fullmatch(words, line)
+    assert run.interrupted
+    assert not (server.base / "output" / "echoreel_training" / "starting" / "checkpoints").exists()
+
+
 def test_it_runs_again_where_clips_were_added_or_its_folder_is_gone(server, moves):
     prompt = training(name="again", data="more moves", steps=1)
     write_actions(server.base / "input" / "more moves", ("Hop",))
