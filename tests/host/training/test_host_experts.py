@@ -74,6 +74,19 @@ def trained(name, start, high, low, **more):
         ).result[0]
 
 
+def cancel_after(monkeypatch, number: int) -> None:
+    from echoreel_pack.echoreel_core.training.trainer import Trainer
+
+    step = Trainer.train_step
+
+    def train_step(trainer):
+        result = step(trainer)
+        comfy.model_management.interrupt_current_processing(result.step == number)
+        return result
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+
+
 def test_each_expert_trains_measures_and_samples_its_own_noise_levels_alone_on_the_device(
     start, folders, monkeypatch, pack
 ):
@@ -97,7 +110,9 @@ def test_each_expert_trains_measures_and_samples_its_own_noise_levels_alone_on_t
     for model in (high, low):
         assert_applied_as_trained(model, adapter, batch.target, map_tensors(batch.conditioning_of(0), torch.clone))
 
-    trained("in two goes", start, high, low, held_out=0.3, steps=3)
+    with monkeypatch.context() as patch, pytest.raises(comfy.model_management.InterruptProcessingException):
+        cancel_after(patch, 3)
+        trained("in two goes", start, high, low, held_out=0.3)
     resumed = adapter_weights(trained("in two goes", start, high, low, held_out=0.3))
     assert all(torch.equal(weight, resumed[name]) for name, weight in adapter_weights(adapter).items())
 
