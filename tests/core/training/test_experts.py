@@ -27,7 +27,9 @@ from echoreel_core.training.state import state
 from echoreel_core.training.trainer import Trainer
 
 BOUNDARY = 0.6
-SETTINGS = TrainingSettings(steps=6, batch_size=3, accumulation=2, learning_rate=1e-2, gradient_checkpointing=True)
+SETTINGS = TrainingSettings(
+    steps=6, batch_size=3, accumulation=2, learning_rate=1e-2, prism_start_steps=0, gradient_checkpointing=True
+)
 
 
 class Watched(TrainableFlow):

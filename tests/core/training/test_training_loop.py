@@ -16,7 +16,9 @@ from echoreel_core.training.config import TrainingSettings
 from echoreel_core.training.state import state
 from echoreel_core.training.trainer import Trainer, leave_inference_mode
 
-FAST = TrainingSettings(steps=6, batch_size=2, learning_rate=1e-3, text_dropout=0.3, reference_dropout=0.3)
+FAST = TrainingSettings(
+    steps=6, batch_size=2, learning_rate=1e-3, prism_start_steps=0, text_dropout=0.3, reference_dropout=0.3
+)
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -48,6 +50,8 @@ def test_learns_a_handful_of_pairs_and_leaves_the_model_as_it_was(make_host, ste
         batch_size=4,
         optimizer=optimizer,
         learning_rate=3e-3,
+        prism_rate=1.0,
+        prism_start_steps=0,
         schedule="cosine",
         beta2=0.99,
         weighting="clean",

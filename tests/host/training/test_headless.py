@@ -54,7 +54,7 @@ def settings(folder: Path, run: Path, **sections: dict) -> Path:
         "data": {"pairs": str(folder / "moves"), "cache": str(folder / "cache")},
         "video": {"frames": 9, "every_nth": 2, "width": 64, "height": 64},
         "adapter": {"width": 32, "depth": 1, "heads": 2, "head_dim": 16, "out_channels": 2},
-        "training": {"steps": 4, "learning_rate": 1e-3},
+        "training": {"steps": 4, "learning_rate": 1e-3, "prism_start_steps": 2},
         "output": {"folder": str(run), "stored_as": "float32", "log_every": 1, "checkpoint_every": 0},
     }
     for name, table in sections.items():
