@@ -19,7 +19,7 @@ from .held_out import LEVELS, held_out_loss
 from .loss import NoiseLevels, draw, drawn_level, seed_of
 from .objective import Objective
 from .optimizer import Optimizer
-from .prism_start import ChangeReader, change
+from .prism_start import MotionReader
 from .process_group import ProcessGroup
 from .start import look_at_same_frame
 from .trainable import TrainableModel
@@ -233,10 +233,10 @@ class Trainer:
         prism, steps, device = self.adapter.prism, self.prism_steps, self.process_group.device
         if not steps:
             return
-        values = change(self.pairs.batch([0], [0]).reference).shape[-1]
+        example = self.pairs.batch([0], [0]).reference
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(self.settings.seed, "prism start"))
-            reader = ChangeReader(prism.config.action_dim, values).to(device)
+            reader = MotionReader(prism.config.action_dim, example.float()).to(device)
         optimizer = self._optimizer(nn.ModuleDict({"prism": prism, "reader": reader}), {})
         scaler = torch.amp.GradScaler(device.type, enabled=self.scaler.is_enabled())
         for step in range(steps):
@@ -244,7 +244,7 @@ class Trainer:
             total = torch.zeros((), device=device)
             for together, share in self._shares(step):
                 with self.objective.checkpointed():
-                    loss = reader.loss(self.objective.action(together), together.reference)
+                    loss = reader.loss(self.objective.action(together), together.reference, together.keypoints)
                     scaler.scale(loss * share).backward()
                 total += loss.detach() * share
             self._mean_gradients(optimizer, total)

@@ -35,6 +35,9 @@ __all__ = [
 ]
 
 
+View = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class VideoFacts:
     """The clip the frames come from. Width and height are as displayed, that is, after rotation."""
@@ -58,6 +61,7 @@ class VideoFrames:
         times: when each was shown, seconds since the clip's first frame.
         fps: frames per second at which `frames` play at the clip's speed.
         repeated: how many times the last frame was repeated because the span was too short.
+        view: (left, top, width, height) of what a frame shows, as shares of the clip's picture; bars lie outside it.
         caption: text of the `.txt` file beside the clip, else the clip's title, else "".
     """
 
@@ -67,6 +71,7 @@ class VideoFrames:
     repeated: int
     caption: str
     source: VideoFacts
+    view: View = (0.0, 0.0, 1.0, 1.0)
 
     def summary(self) -> str:
         """What was taken, in a few readable lines."""
@@ -138,6 +143,7 @@ def read_video(
             if facts is None:
                 facts = _facts(video, picture, rgb, turned)
             aspect = 1 / video.pixel_aspect if turned[0] else video.pixel_aspect
+            view = _view(rgb, width, height, crop, float(aspect))
             frame = fit(rgb, width, height, crop, float(aspect))
             for _ in range(repeats[wanted]):
                 frames[done] = frame
@@ -145,7 +151,7 @@ def read_video(
                 done += 1
             step()
         caption = sidecar_caption(source) or video.title
-    return VideoFrames(frames, tuple(times), choice.fps, choice.repeated, caption, facts)
+    return VideoFrames(frames, tuple(times), choice.fps, choice.repeated, caption, facts, view)
 
 
 def video_length(source: Source) -> Fraction:
@@ -195,7 +201,8 @@ def select_images(
         if progress is not None:
             progress(done + 1, selection.frames)
     facts = VideoFacts(name, image.shape[1], image.shape[0], rate=rate, variable_rate=_variable(times))
-    return VideoFrames(frames, choice.times, choice.fps, choice.repeated, "", facts)
+    view = _view(image, width, height, crop)
+    return VideoFrames(frames, choice.times, choice.fps, choice.repeated, "", facts, view)
 
 
 def fit(image: Tensor, width: int, height: int, crop: str = "stretch", pixel_aspect: float = 1.0) -> Tensor:
@@ -207,24 +214,43 @@ def fit(image: Tensor, width: int, height: int, crop: str = "stretch", pixel_asp
     Args:
         pixel_aspect: width of a source pixel over its height; matters to "center" and "pad".
     """
-    rows, columns = image.shape[:2]
-    ratio = (columns * pixel_aspect / rows) / (width / height)  # above 1: the picture is the wider one
-    inner_width, inner_height = width, height
-    if crop == "center":
-        keep_columns, keep_rows = max(round(columns / max(ratio, 1)), 1), max(round(rows * min(ratio, 1)), 1)
-        top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
-        image = image[top : top + keep_rows, left : left + keep_columns]
-    elif crop == "pad":
-        inner_width, inner_height = max(round(width * min(ratio, 1)), 1), max(round(height / max(ratio, 1)), 1)
-
+    taken, given = _places(image, width, height, crop, pixel_aspect)
+    top, left, keep_rows, keep_columns = taken
+    image = image[top : top + keep_rows, left : left + keep_columns]
+    top, left, inner_height, inner_width = given
     out = torch.zeros(height, width, 3)
-    top, left = (height - inner_height) // 2, (width - inner_width) // 2
     scale = 1 / 255 if image.dtype == torch.uint8 else 1
     for channel in range(3):  # one at a time: a whole 8k picture in float32 would take 400 MB
         plane = image[..., channel].float()[None, None]
         plane = F.interpolate(plane, (inner_height, inner_width), mode="bilinear", antialias=True)
         out[top : top + inner_height, left : left + inner_width, channel] = plane[0, 0] * scale
     return out.clamp_(0, 1)
+
+
+_Box = tuple[int, int, int, int]
+
+
+def _places(image: Tensor, width: int, height: int, crop: str, pixel_aspect: float) -> tuple[_Box, _Box]:
+    """(top, left, height, width) of what is kept of a picture [H, W, C], and of where it comes to lie in the frame."""
+    rows, columns = image.shape[:2]
+    ratio = (columns * pixel_aspect / rows) / (width / height)  # above 1: the picture is the wider one
+    kept, inner = (rows, columns), (height, width)
+    if crop == "center":
+        kept = max(round(rows * min(ratio, 1)), 1), max(round(columns / max(ratio, 1)), 1)
+    elif crop == "pad":
+        inner = max(round(height / max(ratio, 1)), 1), max(round(width * min(ratio, 1)), 1)
+    return (
+        ((rows - kept[0]) // 2, (columns - kept[1]) // 2, *kept),
+        ((height - inner[0]) // 2, (width - inner[1]) // 2, *inner),
+    )
+
+
+def _view(image: Tensor, width: int, height: int, crop: str, pixel_aspect: float = 1.0) -> View:
+    """See `VideoFrames`."""
+    rows, columns = image.shape[:2]
+    taken, given = _places(image, width, height, crop, pixel_aspect)
+    across, down = taken[3] / columns / given[3], taken[2] / rows / given[2]  # for each pixel of a frame
+    return taken[1] / columns - given[1] * across, taken[0] / rows - given[0] * down, width * across, height * down
 
 
 def _empty_frames(count: int, width: int, height: int, crop: str) -> Tensor:

@@ -14,6 +14,7 @@ from ...training.lvdm.trainable import TrainableLVDM
 from ...training.process_group import ProcessGroup
 from ...training.run import TrainingRun
 from ...training.trainer import StepResult, Trainer
+from ...video.keypoints import with_missing
 from ..model.adapted_model import new_adapter
 from ..world.words import dropped, ids
 from .pairs import CHUNK, Pairs
@@ -54,6 +55,7 @@ class EmbeddedPairs:
         self._pairs, self._text = pairs, text
         self._drop = dict.fromkeys(DROP, 0.0) if drop is None else drop
         turns = torch.cat([turns for _, turns, _ in pairs.chunks])
+        self._keypoints = [[half.keypoints() for half in clips] for clips, _, _ in pairs.chunks]
         self._rows = torch.arange(len(turns)).repeat_interleave(torch.where(turns, turning, 1))
         with torch.no_grad():
             self.empty_text = text(ids([""]))[0]
@@ -65,7 +67,7 @@ class EmbeddedPairs:
     @torch.no_grad()
     def batch(self, indices: Sequence[int], seeds: Sequence[int]) -> Batch:
         """See `PairSource`; `seeds` decide which words are left out."""
-        target, reference, told = [], [], ([], [])
+        target, reference, points, told = [], [], [], ([], [])
         for index, seed in zip(indices, seeds, strict=True):
             chunk, row = divmod(int(self._rows[index // 2]), CHUNK)
             clips, _, latents = self._pairs.chunks[chunk]
@@ -73,8 +75,10 @@ class EmbeddedPairs:
             for half, into, captions in ((index % 2, target, told[0]), (1 - index % 2, reference, told[1])):
                 into.append(latents[half, row].float())
                 captions.append(dropped(clips[half][row : row + 1], generator, **self._drop)[0])
+            points.append(self._keypoints[chunk][1 - index % 2][row])
         prompt, caption = (self._text(torch.stack(lines)) for lines in told)
-        return Batch(torch.stack(target), torch.stack(reference), prompt, caption)
+        keypoints = with_missing(torch.stack(points))
+        return Batch(torch.stack(target), torch.stack(reference), prompt, caption, keypoints=keypoints)
 
 
 def make_trainer(

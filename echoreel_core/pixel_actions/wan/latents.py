@@ -9,7 +9,8 @@ from torch import Tensor
 from .vae import WanVAE
 
 RESOLUTION, FRAMES = 64, 33  # of the world as this model is shown it: 9 latent frames of 8 x 8
-SHAPE = (16, 1 + (FRAMES - 1) // 4, RESOLUTION // 8, RESOLUTION // 8)
+PER_LATENT = 4  # frames, after the first
+SHAPE = (16, 1 + (FRAMES - 1) // PER_LATENT, RESOLUTION // 8, RESOLUTION // 8)
 # Statistics per channel of Wan 2.1's latents, which hosts take off before the model and put back behind it.
 MEAN = torch.tensor(
     [-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508]

@@ -13,11 +13,13 @@ from ...files import read_tensors, write_safetensors
 from ...lvdm.text_encoder import CLIPTextEncoder
 from ...training.data.batches import Batch
 from ...training.loss import seed_of
+from ...video.keypoints import with_missing
 from ..recipes.pairs import pair
 from ..world.clips import Clips
 from ..world.words import ids
 from .captions import Captions
 from .data import joined, latents_of, turns
+from .latents import FRAMES, PER_LATENT
 from .vae import WanVAE
 
 CHUNK = 1024
@@ -84,6 +86,8 @@ class WanPairs:
         self._captions = [Captions(half, device, **(drop or dict.fromkeys(DROP, 0.0))) for half in pairs.clips]
         self.empty_text = self._tokens(ids([""]).to(device))[0]
         often = torch.where(turns(pairs.clips[0]), turning, 1)
+        points = [half.keypoints(FRAMES)[:, ::PER_LATENT] for half in pairs.clips]
+        self._keypoints = with_missing(torch.stack(points)).to(device)
         self._rows = torch.arange(len(often)).repeat_interleave(often)
 
     def __len__(self) -> int:
@@ -102,6 +106,7 @@ class WanPairs:
             reference=self.latents[1 - half, rows].float(),
             prompt=self._tokens(lines[half, each]),
             caption=self._tokens(lines[1 - half, each]),
+            keypoints=self._keypoints[1 - half, rows],
         )
 
     @torch.no_grad()

@@ -48,6 +48,20 @@ class Clips:
         pose = self.poses(frames)
         return torch.cat([pose[..., :2] * REACH + RESOLUTION / 2, pose[..., 2:4]], -1)
 
+    def keypoints(self, frames: int = FRAMES) -> Tensor:
+        """The middles of the four sides of each figure's sprite, `[batch, frames, 4, 2]`: x and y, −1 to 1 over the
+        picture."""
+        pose = self.poses(frames)
+        half = torch.tensor(list(SIZES.values()), device=pose.device)[self.size, None] / 2
+        wide, high = half * torch.exp2(pose[..., 2]), half * torch.exp2(pose[..., 3])
+        none = torch.zeros_like(wide)
+        across, down = torch.stack([none, wide, none, -wide], -1), torch.stack([-high, none, high, none], -1)
+        across = across - pose[..., 5, None] * down
+        cos, sin = pose[..., 4, None].cos(), pose[..., 4, None].sin()
+        middle = pose[..., None, :2] * REACH
+        points = middle + torch.stack([cos * across - sin * down, sin * across + cos * down], -1)
+        return points / (RESOLUTION / 2)
+
     def captions(self) -> list[str]:
         """One per clip: subject, colour, size, action and background, and nothing about how it moves."""
         rows = zip(self.size, self.colour, self.subject, self.action, self.background, strict=True)

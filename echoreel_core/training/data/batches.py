@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,8 @@ class Batch:
         caption: B times text tokens [L, W]; of one length, a tensor will do.
         image_conditioning: B conditionings with what the model is given of the target itself, as image-to-video
             models are; it goes over the prompt's. Empty for none.
+        keypoints: [B, S, POINTS, 2], of the reference's figure, (x, y) from -1 to 1 over the picture; NaN where not
+            known. None if nothing is.
     """
 
     target: Tensor
@@ -32,6 +35,7 @@ class Batch:
     prompt: Tensor | Sequence[Conditioning]
     caption: Tensor | Sequence[Tensor]
     image_conditioning: Sequence[Conditioning] = ()
+    keypoints: Tensor | None = None
 
     def conditioning_of(self, row: int, prompt: Tensor | Conditioning | None = None) -> Conditioning:
         """The whole conditioning of one sample, or of another prompt for it if one is given."""
@@ -48,6 +52,7 @@ class MicroBatch:
         prompt, caption: [B, L, W] and [B, L', W] text tokens.
         conditionings: of each sample, text tokens and all.
         draws: what chance decides about them.
+        keypoints: as in `Batch`; of a reference that is left out, nothing is known.
     """
 
     target: Tensor
@@ -56,6 +61,7 @@ class MicroBatch:
     caption: Tensor
     conditionings: tuple[Conditioning, ...]
     draws: Draws
+    keypoints: Tensor | None = None
 
     def of(self, rows: list[int]) -> MicroBatch:
         """Some of the samples."""
@@ -66,6 +72,7 @@ class MicroBatch:
             self.caption[rows],
             tuple(self.conditionings[row] for row in rows),
             self.draws.of(rows),
+            None if self.keypoints is None else self.keypoints[rows],
         )
 
 
@@ -123,14 +130,16 @@ def micro_batches(
             rows, conditionings, captions = zip(*group[start : start + size], strict=True)
             rows = list(rows)
             conditionings = map_tensors(conditionings, lambda tensor: for_autograd(tensor, device))
-            dropped = draws.drop_reference[rows].to(device)[:, None, None, None, None]
+            dropped = draws.drop_reference[rows].to(device)[:, None, None, None]
+            keypoints = None if batch.keypoints is None else batch.keypoints[rows].to(device)
             yield MicroBatch(
                 target=for_autograd(batch.target[rows], device),
-                reference=for_autograd(batch.reference[rows], device).masked_fill(dropped, 0),
+                reference=for_autograd(batch.reference[rows], device).masked_fill(dropped[..., None], 0),
                 prompt=torch.stack([conditioning[TOKENS] for conditioning in conditionings]),
                 caption=for_autograd(torch.stack(captions), device),
                 conditionings=tuple(conditionings),
                 draws=draws.of(rows),
+                keypoints=None if keypoints is None else keypoints.masked_fill(dropped, math.nan),
             )
 
 

@@ -12,7 +12,8 @@ import torch
 
 from ...errors import EchoReelError
 from ...progress import Progress
-from ...video.frames import read_video
+from ...video.frames import read_video, video_length
+from ...video.keypoints import keypoints_at, keypoints_file, read_keypoints
 from ..config import VideoSettings
 from ..trainable import Encoders
 from .cache_folder import CLIP_KIND, TEXT_KIND, CacheFolder, key_of, request
@@ -91,10 +92,12 @@ class _Builder:
         """Encodes a clip unless it is there; returns a line about it."""
         path, framing = framed
         try:
-            key = key_of(self.digests.of(path), asdict(framing), self.encoders.identity, is_target)
+            poses = keypoints_file(path)
+            watched = [] if poses is None else [self.digests.of(poses)]
+            key = key_of(self.digests.of(path), asdict(framing), self.encoders.identity, is_target, *watched)
             facts = self.cache.facts(CLIP_KIND, key)
             if facts is None:
-                rate = self._encode(path, framing, key, is_target)
+                rate = self._encode(path, framing, key, is_target, poses)
         except EchoReelError as error:
             self.result.bad.append(f"{path.name}: {error}")
             return f"bad     {path.name}: {error}"
@@ -102,8 +105,12 @@ class _Builder:
         self._rates.append(rate if facts is None else facts["fps"])
         return f"{self._count(facts is None)} {path.name}"
 
-    def _encode(self, path: Path, framing: VideoSettings, key: str, is_target: bool) -> float:
-        """Keeps a clip's latents, and what the model is given of one that it is to make. Returns: frames per second."""
+    def _encode(self, path: Path, framing: VideoSettings, key: str, is_target: bool, poses: Path | None) -> float:
+        """Keeps a clip's latents and keypoints, and what the model is given of one that it is to make.
+
+        Returns: frames per second.
+        """
+        points = None if poses is None else read_keypoints(poses)
         clip = read_video(path, framing.choice(), width=framing.width, height=framing.height, crop=framing.crop)
         facts = {
             "file": path.name,
@@ -112,7 +119,11 @@ class _Builder:
             "repeated": clip.repeated,
         }
         given = self.encoders.image_conditioning(clip.frames, clip.fps) if is_target else {}
-        self.cache.write(CLIP_KIND, key, {"latents": self.encoders.encode_video(clip.frames)}, given, facts)
+        kept = {"latents": self.encoders.encode_video(clip.frames)}
+        if points is not None:
+            frames = kept["latents"].shape[1]
+            kept["keypoints"] = keypoints_at(points, clip.times, video_length(path), clip.view, frames)
+        self.cache.write(CLIP_KIND, key, kept, given, facts)
         return clip.fps
 
     def add_text(self, caption: str) -> str:

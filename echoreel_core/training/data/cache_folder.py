@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...errors import EchoReelError
 from ...files import read_description, read_tensors, whole_file, write_safetensors
+from ...video.keypoints import keypoints_file
 from ..config import VideoSettings
 from .conditioning import Conditioning, pack, unpack
 from .pairs import Pair
@@ -39,7 +40,8 @@ def request(pairs: Sequence[Pair], video: VideoSettings, reference: VideoSetting
     number = {clip: index for index, clip in enumerate(clips)}
     listed = [[number[p.target], [number[clip] for clip in p.references], p.held_out] for p in pairs]
     names = [[str(clip.path), clip.caption, *([asdict(clip.framing)] if clip.framing else [])] for clip in clips]
-    return key_of(names, listed, asdict(video), asdict(reference or video), identity)
+    poses = [[str(path), path.stat().st_mtime_ns] for clip in clips if (path := keypoints_file(clip.path))]
+    return key_of(names, listed, asdict(video), asdict(reference or video), identity, *poses)
 
 
 class CacheFolder:

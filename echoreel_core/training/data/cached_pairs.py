@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ...errors import EchoReelError
 from .batches import Batch
@@ -50,9 +52,19 @@ class CachedPairs:
             made, image_conditioning = self.folder.read(CLIP_KIND, latents)
             shown, _ = self.folder.read(CLIP_KIND, reference)
             texts = self._text(prompt), self._text(caption)[TOKENS]
-            rows.append((made["latents"], shown["latents"], *texts, image_conditioning))
-        targets, shown, prompts, captions, image_conditioning = zip(*rows, strict=True)
-        return Batch(torch.stack(targets), torch.stack(shown), prompts, captions, image_conditioning)
+            rows.append((made["latents"], shown["latents"], *texts, image_conditioning, shown.get("keypoints")))
+        targets, shown, prompts, captions, image_conditioning, keypoints = zip(*rows, strict=True)
+        return Batch(
+            torch.stack(targets), torch.stack(shown), prompts, captions, image_conditioning, _stacked(keypoints)
+        )
 
     def _text(self, key: str) -> Conditioning:
         return self.folder.read(TEXT_KIND, key)[1]
+
+
+def _stacked(keypoints: Sequence[Tensor | None]) -> Tensor | None:
+    """Those of clips that have some; NaN for the others."""
+    known = next((points for points in keypoints if points is not None), None)
+    if known is None:
+        return None
+    return torch.stack([torch.full_like(known, math.nan) if points is None else points for points in keypoints])

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...errors import EchoReelError
 from ...video.frame_choice import FrameSelection
 from ...video.frames import read_video
+from ...video.keypoints import keypoints_file, read_keypoints
 from ...video.reader import VideoFile
 from ..config import VideoSettings
 from .digests import Digests
@@ -42,6 +43,8 @@ def check_file(path: Path, framing: VideoSettings) -> FileReport:
             video.scan(FrameSelection(mode="even"))  # all of it
             rate, count, length = float(video.rate or 0), len(video.times), float(video.end)
         clip = read_video(path, framing.choice(), width=framing.width, height=framing.height, crop=framing.crop)
+        if poses := keypoints_file(path):
+            read_keypoints(poses)
     except Exception as error:  # one bad file, however bad, must not end the check of ten thousand
         reason = " ".join(str(error).split()) or type(error).__name__
         return FileReport(path, "bad", f"bad    {path.name}: {reason}")
@@ -49,6 +52,7 @@ def check_file(path: Path, framing: VideoSettings) -> FileReport:
     facts = (
         f"{rate:.4g} fps, {count} frames, {length:.2f} s; takes {taken} from "
         f"{float(clip.times[0]):.2f} to {float(clip.times[-1]):.2f} s, as {framing.width} x {framing.height}"
+        f"{', with keypoints' if poses else ''}"
     )
     missing = len(clip.times) - taken
     if missing:

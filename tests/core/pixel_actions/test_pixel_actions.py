@@ -22,7 +22,7 @@ from echoreel_core.pixel_actions.recipes.pairs import CHUNK, Pairs, pair
 from echoreel_core.pixel_actions.recipes.pretrain_text import told_kinds
 from echoreel_core.pixel_actions.recipes.train_autoencoder import CONFIG
 from echoreel_core.pixel_actions.world.actions import ACTIONS, FRAMES, NAMES, SEEN, UNSEEN
-from echoreel_core.pixel_actions.world.clips import RESOLUTION, draw_clips, render, with_other_subject
+from echoreel_core.pixel_actions.world.clips import RESOLUTION, backgrounds, draw_clips, render, with_other_subject
 from echoreel_core.pixel_actions.world.words import KNOWN, TOKENS, UNKNOWN, dropped, expand, ids
 
 
@@ -45,6 +45,22 @@ def test_same_seed_same_clips_and_another_seed_others():
 
 def test_a_clip_does_not_depend_on_the_clips_drawn_with_it(clips, pixels):
     assert torch.allclose(render(clips[17:18]), pixels[17:18], atol=1e-6)
+
+
+def test_keypoints_frame_the_figure(clips, pixels):
+    """The parallelogram whose sides' middles they are holds every pixel of the figure, and little else."""
+    top, right, bottom, left = clips.keypoints().unbind(2)
+    middle, across, down = (top + right + bottom + left) / 4, (right - left) / 2, (bottom - top) / 2
+    scene = backgrounds()[clips.background][:, None]
+    figure = (pixels - scene).abs().sum(2) > 0.15
+    along = (torch.arange(RESOLUTION) + 0.5) / RESOLUTION * 2 - 1
+    x, y = along - middle[..., 0, None, None], along[:, None] - middle[..., 1, None, None]
+    across, down = across[..., None, None], down[..., None, None]
+    size = across[:, :, 0] * down[:, :, 1] - across[:, :, 1] * down[:, :, 0]
+    u, v = (x * down[:, :, 1] - y * down[:, :, 0]) / size, (y * across[:, :, 0] - x * across[:, :, 1]) / size
+    near = (u.abs() < 1.35) & (v.abs() < 1.35)  # the figure hangs by its centre of mass, not by the sprite's middle
+    assert not (figure & ~near).any()
+    assert (figure.sum((2, 3)) > 0.2 * near.sum((2, 3))).float().mean() > 0.95
 
 
 def test_pixels_are_within_range_and_of_the_documented_shape(pixels):
@@ -271,3 +287,6 @@ def test_pairs_are_of_one_motion_and_every_half_is_target_once(tmp_path):
     assert torch.equal(batch.target[0], batch.reference[1]) and torch.equal(batch.target[1], batch.reference[0])
     assert ((batch.target - batch.reference).abs() == CHUNK).all()
     assert torch.equal(batch.prompt[0], batch.caption[1])
+    number = int(batch.reference[0].flatten()[0])  # the latents are the clips' own numbers here
+    clips = torch.cat([half.keypoints() for half in Pairs(tmp_path).chunks[0][0]])
+    assert torch.equal(batch.keypoints[0, :, :4], clips[number])

@@ -162,6 +162,8 @@ def test_a_pair_is_one_motion_by_two_figures(pairs):
     assert torch.equal(batch.target[0], batch.reference[1]) and torch.equal(batch.prompt[0], batch.caption[1])
     assert torch.equal(batch.target[0], pairs.latents[0, 0].float())
     assert len(pairs) == 2 * (8 + int(turns(first).sum()))
+    points = [half[:1].keypoints(33)[0, ::4] for half in (second, first)]  # the reference's, at each latent frame
+    assert torch.equal(batch.keypoints[:, :, :4], torch.stack(points)) and batch.keypoints[:, :, 4:].isnan().all()
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from echoreel_core.training import config as config_module
 from echoreel_core.training.config import DataSettings, VideoSettings, read_config
 from echoreel_core.training.data.batches import Batch, micro_batches
 from echoreel_core.training.data.cache import build_cache
-from echoreel_core.training.data.cache_folder import CacheFolder
+from echoreel_core.training.data.cache_folder import CacheFolder, request
 from echoreel_core.training.data.cached_pairs import CachedPairs
 from echoreel_core.training.data.check import check_file, check_files, framings, summary
 from echoreel_core.training.data.digests import Digests
@@ -471,6 +471,45 @@ def test_cache_is_keyed_by_content_settings_and_encoders(tmp_path, actions):
     assert made(pairs=moved) == 0
 
 
+def write_poses(clip, x: float) -> None:
+    poses = [{"people": [{"pose_keypoints_2d": [x, 0.5, 1.0]}]}]
+    clip.with_suffix(".pose.json").write_text(json.dumps(poses))
+
+
+def test_cache_keeps_the_keypoints_beside_clips(tmp_path, actions):
+    write_poses(actions[0].target.path, 0.25)
+    encoders = CountingEncoders()
+    build_cache(tmp_path / "cache", actions, encoders, VIDEO)
+    keypoints = CachedPairs(tmp_path / "cache").batch([1, 2], [0, 0]).keypoints  # the second has a clip without
+    assert keypoints[0, :, 0].tolist() == [[-0.5, 0.0]] * FRAMES
+    assert keypoints[0, :, 1:].isnan().all() and keypoints[1].isnan().all()
+    assert CachedPairs(tmp_path / "cache").batch([2], [0]).keypoints is None
+
+    write_poses(actions[0].target.path, 0.75)
+    assert build_cache(tmp_path / "cache", actions, encoders, VIDEO).made == 1
+    assert CachedPairs(tmp_path / "cache").batch([1], [0]).keypoints[0, 0, 0].tolist() == [0.5, 0.0]
+
+
+def test_a_cache_whose_keypoints_came_later_is_not_the_one_that_was_asked_for(tmp_path, actions):
+    before = request(actions, VIDEO, None, "encoders")
+    write_poses(actions[3].target.path, 0.5)
+    assert request(actions, VIDEO, None, "encoders") != before
+
+
+def test_keypoints_that_cannot_be_read_leave_their_clip_out(tmp_path, actions):
+    actions[0].target.path.with_suffix(".pose.json").write_text("{")
+    result = build_cache(tmp_path / "cache", actions, CountingEncoders(), VIDEO)
+    assert result.pairs == 2 and len(result.bad) == 1
+    assert result.bad[0].startswith("v_JumpRope_g01_c01.avi: v_JumpRope_g01_c01.pose.json is not valid JSON")
+    assert check_file(actions[0].target.path, VIDEO).verdict == "bad"
+
+
+def test_check_says_which_clips_have_keypoints(tmp_path, actions):
+    write_poses(actions[0].target.path, 0.5)
+    lines = [report.line.endswith(", with keypoints") for report in check_files(framings(actions, VIDEO, None))]
+    assert lines == [True, False, False, False]
+
+
 def test_references_may_be_framed_otherwise(tmp_path, actions):
     class AnySize(CountingEncoders):
         def encode_video(self, frames):
@@ -550,7 +589,7 @@ def test_default_adapters():
             text_width=4096,
         )
     )
-    assert parameter_count(wan) == 248_754_260
+    assert parameter_count(wan) == 248_918_100
     assert wan.position == "relative_bias" and wan.prism.grid == (16, 16) and wan.prism.action_dim == 1024
     shapes = json.loads((FIXTURES / "released_layout.json").read_text())
     released = split_released({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, "released")

@@ -18,9 +18,11 @@ from echoreel_core.training.config import TrainingSettings
 from echoreel_core.training.data.batches import Batch
 from echoreel_core.training.loss import NoiseLevels, draw
 from echoreel_core.training.optimizer import Optimizer
+from echoreel_core.training.prism_start import MotionReader
 from echoreel_core.training.start import look_at_same_frame
 from echoreel_core.training.state import load_state, state
 from echoreel_core.training.trainer import Trainer
+from echoreel_core.video.keypoints import POINTS, with_missing
 
 FAST = TrainingSettings(
     steps=6, batch_size=2, optimizer="muon", learning_rate=1e-2, text_dropout=0.3, reference_dropout=0.3
@@ -211,6 +213,48 @@ def test_the_prism_starts_with_telling_what_changes():
     assert not list(trainer.start_prism())  # once is enough
 
 
+class PosedPairs(ToyPairs):
+    """Two points that the brightness of each frame moves about."""
+
+    def batch(self, indices, seeds):
+        batch = super().batch(indices, seeds)
+        level = batch.reference.mean((-1, -2))[:, :2].movedim(1, -1)  # [B, T, 2]
+        points = torch.stack([level + 0.3 * level.flip(-1), level - 0.3 * level.flip(-1)], 2)
+        return replace(batch, keypoints=with_missing(points))
+
+
+def test_the_prism_starts_with_telling_where_the_joints_are_where_that_is_known():
+    settings = replace(FAST, steps=120, optimizer="adamw", learning_rate=3e-3, prism_start_steps=120, batch_size=4)
+    settings = replace(settings, text_dropout=0.0, reference_dropout=0.0)
+    host = TrainableFlow()
+    told = list(Trainer(host, toy_adapter(host), PosedPairs(), settings).start_prism())
+    assert told[0] > 0.9 and sum(told[-10:]) / 10 < 0.3, told
+
+
+def test_what_is_not_known_of_a_figure_counts_for_nothing():
+    torch.manual_seed(0)
+    reference, tokens = torch.randn(3, 4, 5, 8, 8), torch.randn(3, 5, 7)
+    reader, points = MotionReader(7, reference), with_missing(torch.randn(3, 5, 6, 2))
+    points[1, 2:, 3] = torch.nan
+    moved_points = points.clone()
+    moved_points[1, 2:, 3, 0] = 7.0  # half known is not known
+    torch.testing.assert_close(reader.loss(tokens, reference, moved_points), reader.loss(tokens, reference, points))
+    points[2] = torch.nan  # of this clip its change is told in place of a figure
+    change, figure = reader.loss(tokens[2:], reference[2:], None), reader.loss(tokens[:2], reference[:2], points[:2])
+    torch.testing.assert_close(reader.loss(tokens, reference, points), (2 * figure + change) / 3)
+    nothing = torch.full_like(points, torch.nan)
+    torch.testing.assert_close(reader.loss(tokens, reference, nothing), reader.loss(tokens, reference, None))
+
+
+@pytest.mark.parametrize("moves", [0.0, 1e-3])
+def test_a_figure_that_stands_still_teaches_no_more_than_others(moves):
+    """With one pair a step there may be nothing that varies, and a share of nothing would be without limit."""
+    torch.manual_seed(0)
+    reference, tokens = torch.randn(1, 4, 5, 8, 8), torch.randn(1, 5, 7)
+    points = with_missing(torch.zeros(1, 5, 6, 2) + moves * torch.randn(1, 5, 6, 2))
+    assert MotionReader(7, reference).loss(tokens, reference, points) < 100
+
+
 def test_a_prism_whose_layers_have_learned_something_has_no_start():
     trainer = trained(FAST)
     assert not Trainer(trainer.trainable, trainer.adapter, trainer.pairs, FAST).prism_steps
@@ -267,6 +311,13 @@ def test_references_move_and_pairs_are_mirrored_by_their_number_alone():
     flipped = [torch.equal(changed.target[i], latents[i].flip(-1)) for i in range(16)]
     assert 0 < sum(flipped) < 16
     assert all(f or torch.equal(changed.target[i], latents[i]) for i, f in enumerate(flipped))
+    with_points = replace(batch, keypoints=torch.zeros(16, 1, POINTS, 2))
+    shifted = augmented(with_points, range(16), 0, shift=0.4)
+    for i, (across, down) in enumerate(shifted.keypoints[:, 0, 0].tolist()):
+        assert torch.equal(moved(batch.reference[i], round(down * 3 / 2), round(across * 4 / 2)), shifted.reference[i])
+    assert shifted.keypoints.unique().numel() > 2 and not with_points.keypoints.any()
+    forgotten = augmented(with_points, range(16), 0, mirror=0.5).keypoints.isnan().flatten(1).all(1)
+    assert forgotten.tolist() == flipped
     told = replace(batch, image_conditioning=[{}] * 16)
     assert torch.equal(augmented(told, range(16), 0, mirror=1.0).target, latents)
 
