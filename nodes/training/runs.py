@@ -52,9 +52,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def content_of(data: str) -> str:
-    """Names the clips of a data set, with their captions, by size and time of change."""
+    """Names the clips of a data set, with their captions and keypoints, by size and time of change."""
     from ...echoreel_core.training.config import DataSettings
     from ...echoreel_core.training.data.pairs import read_pairs
+    from ...echoreel_core.video.keypoints import keypoints_file
 
     source = data_path(data)
     try:
@@ -62,7 +63,8 @@ def content_of(data: str) -> str:
     except EchoReelError as error:
         return str(error)
     clips = dict.fromkeys(clip for pair in pairs for clip in (pair.target, *pair.references))
-    listed = repr([(str(clip.path), clip.caption, _stamp(clip.path)) for clip in clips])
+    poses = [(str(path), _stamp(path)) for clip in clips if (path := keypoints_file(clip.path))]
+    listed = repr([*((str(clip.path), clip.caption, _stamp(clip.path)) for clip in clips), *poses])
     return hashlib.blake2b(listed.encode(), digest_size=12).hexdigest()
 
 

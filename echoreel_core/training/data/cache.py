@@ -103,7 +103,7 @@ class _Builder:
             return f"bad     {path.name}: {error}"
         self._clips[framed] = key
         self._rates.append(rate if facts is None else facts["fps"])
-        return f"{self._count(facts is None)} {path.name}"
+        return f"{self._count(facts is None)} {path.name}{' with keypoints' if poses else ''}"
 
     def _encode(self, path: Path, framing: VideoSettings, key: str, is_target: bool, poses: Path | None) -> float:
         """Keeps a clip's latents and keypoints, and what the model is given of one that it is to make.

@@ -111,6 +111,11 @@ def test_it_runs_again_where_clips_were_added_or_its_folder_is_gone(server, move
     assert "train" not in server.run(prompt).cached
     folder = server.base / "output" / "echoreel_training" / "again"
     assert len(json.loads((folder / "cache" / "manifest.json").read_text())["pairs"]) == 3
+    poses = [{"people": [{"pose_keypoints_2d": [0.25, 0.5, 1.0]}]}] * 20
+    (server.base / "input" / "more moves" / "Hop" / "v_Hop_g03_c01.pose.json").write_text(json.dumps(poses))
+    assert "train" not in server.run(prompt).cached
+    kept = [load_file(path).get("keypoints") for path in (folder / "cache" / "latents").iterdir()]
+    assert [points[:, 0].tolist() for points in kept if points is not None] == [[[-0.5, 0.0]] * 4]
     shutil.rmtree(folder)
     assert "train" not in server.run(prompt).cached
     assert (folder / "again.safetensors").is_file()
