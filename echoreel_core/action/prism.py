@@ -25,8 +25,6 @@ class ActionPrismConfig:
         out_channels: per token of the action; a frame's token is grid · out_channels wide.
         max_frames: temporal distances are clipped to ± this.
         patch: latent positions per token and side.
-        position_embedding: whether each token is told its place in the frame, by a learned code. The released
-            prism goes without: to it a frame is a set of patches.
     """
 
     latent_channels: int = 4
@@ -40,7 +38,6 @@ class ActionPrismConfig:
     out_channels: int = 4
     max_frames: int = 16
     patch: int = 1
-    position_embedding: bool = False
 
     @property
     def action_dim(self) -> int:
@@ -99,9 +96,6 @@ class ActionPrism(nn.Module):
         width = config.width
         self.text_in = operations.Linear(config.text_width, config.context_width)
         self.latent_in = operations.Linear(config.latent_channels * config.patch**2, width)
-        if config.position_embedding:
-            self.position_embedding = nn.Parameter(torch.empty(config.grid[0] * config.grid[1], width))
-            nn.init.normal_(self.position_embedding, std=0.5)  # as large as what the latents become
         self.layers = nn.ModuleList(ActionPrismLayer(config, operations, attention) for _ in range(config.depth))
         self.out = nn.Sequential(
             operations.Linear(width, width * 4),
@@ -136,8 +130,6 @@ class ActionPrism(nn.Module):
         text = self.text_in(text)
         x = rearrange(latents, "b c t (h y) (w x) -> b t (h w) (c y x)", y=config.patch, x=config.patch)
         x = self.latent_in(x)
-        if config.position_embedding:
-            x = x + self.position_embedding.to(x)
         for done, layer in enumerate(self.layers, start=1):
             x = layer(x, text)
             if progress is not None:

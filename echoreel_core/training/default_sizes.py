@@ -75,7 +75,6 @@ def general_form(inputs: AdapterInputs, **prism: int) -> AdapterConfig:
     grid = (height // patch, width // patch)
     out_channels = max(1, ACTION_DIM // (grid[0] * grid[1]))
     sizes = {**_prism_sizes(inputs), "grid": grid, "patch": patch, "depth": 6, "out_channels": out_channels}
-    sizes["position_embedding"] = True
     return AdapterConfig(
         host=inputs.host,
         prism=ActionPrismConfig(**{**sizes, **prism}),

@@ -40,7 +40,6 @@ def adapter_config(
         head_dim=32,
         out_channels=token_width // cells**2,
         max_frames=frames,
-        position_embedding=cells > 1,
     )
     sites = tuple(SiteConfig(site.name, site.dim, heads=4, head_dim=64) for site in model.sites())
     return AdapterConfig(host="wan", prism=prism, sites=sites, position=position, max_distance=frames)

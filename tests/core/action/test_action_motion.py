@@ -10,12 +10,11 @@ FRAMES, GRID, PATCH = 8, (4, 6), 2
 CORNERS = {"top left": (0, 0), "top right": (0, 4), "bottom left": (2, 0), "bottom right": (2, 4)}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["no positions", "positions"])
-def watch(request):
+@pytest.fixture(scope="module")
+def watch():
     """The motion that a prism finds in latents [1, 4, T, 8, 12]."""
     torch.manual_seed(0)
     sizes = {"text_width": 8, "context_width": 8, "width": 48, "depth": 2, "heads": 2, "head_dim": 24}
-    sizes["position_embedding"] = request.param
     prism = ActionPrism(ActionPrismConfig(grid=GRID, patch=PATCH, out_channels=5, **sizes))
     text = torch.randn(1, 7, 8)
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from echoreel_core.action.prism import ActionPrismConfig
 from echoreel_core.lvdm.checkpoint import build
 
 
-def make_adapter(position="relative_bias", seed=0, position_embedding=False) -> EchoReelAdapter:
+def make_adapter(position="relative_bias", seed=0) -> EchoReelAdapter:
     """Patch 2 on a grid that is not square, sites of different widths, training facts."""
     torch.manual_seed(seed)
     prism = ActionPrismConfig(
@@ -27,7 +27,6 @@ def make_adapter(position="relative_bias", seed=0, position_embedding=False) -> 
         heads=2,
         head_dim=10,
         patch=2,
-        position_embedding=position_embedding,
     )
     sites = (SiteConfig("blocks.1", 32, 2, 12), SiteConfig("blocks.7", 48, 3, 16))
     config = AdapterConfig("wan", prism, sites, position, max_distance=7, training={"frames": 16, "caption": "né"})
@@ -36,9 +35,8 @@ def make_adapter(position="relative_bias", seed=0, position_embedding=False) -> 
 
 @pytest.mark.parametrize("position", ["relative_bias", "relative_vectors"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("position_embedding", [False, True])
-def test_round_trip(tmp_path, position, dtype, position_embedding):
-    adapter = make_adapter(position, position_embedding=position_embedding).to(dtype)
+def test_round_trip(tmp_path, position, dtype):
+    adapter = make_adapter(position).to(dtype)
     path = tmp_path / "adapter.safetensors"
     adapter.save(path)
     config, weights = read_adapter(path)
@@ -55,23 +53,6 @@ def test_round_trip(tmp_path, position, dtype, position_embedding):
         action = adapter.prism(latents, text)
         assert action.shape == (1, 5, 4 * 6 * 4)
         assert torch.equal(again.prism(latents, text), action)
-
-
-def test_files_from_before_there_were_position_embeddings(tmp_path):
-    path, adapter = tmp_path / "adapter.safetensors", make_adapter()
-    adapter.save(path)
-    rewrite(path, lambda description, tensors: description["prism"].pop("position_embedding"))
-    assert read_adapter(path)[0] == adapter.config
-
-
-@pytest.mark.parametrize("position_embedding", [False, True])
-def test_only_a_prism_with_position_embeddings_knows_its_patches_places(position_embedding):
-    """Patches that change places take their features with them where nobody tells the prism where they lie."""
-    prism = make_adapter(position_embedding=position_embedding).prism
-    latents, text = torch.randn(1, 3, 5, 8, 12), torch.randn(1, 7, 20)
-    cells = prism(latents, text).unflatten(-1, (4, 6, 4))
-    moved = prism(latents.roll((2, 4), (-2, -1)), text).unflatten(-1, (4, 6, 4)).roll((-1, -2), (-3, -2))
-    assert torch.allclose(cells, moved, atol=1e-5) != position_embedding
 
 
 def rewrite(path, change):

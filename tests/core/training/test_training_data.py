@@ -589,7 +589,7 @@ def test_default_adapters():
             text_width=4096,
         )
     )
-    assert parameter_count(wan) == 248_918_100
+    assert parameter_count(wan) == 248_754_260
     assert wan.position == "relative_bias" and wan.prism.grid == (16, 16) and wan.prism.action_dim == 1024
     shapes = json.loads((FIXTURES / "released_layout.json").read_text())
     released = split_released({key: torch.empty(shape, device="meta") for key, shape in shapes.items()}, "released")
