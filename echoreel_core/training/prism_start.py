@@ -1,9 +1,8 @@
 """A start for the Action Prism that needs no video model: tell what the reference does.
 
 Through the frozen video model the prism learns slowly: its tokens matter only once the added layers listen to them.
-Here one linear layer, which is then thrown away, reads off each token where the figure's joints are, where that is
-known, and otherwise how the frame differs from the clip's mean frame. That takes a pass of the prism alone for each
-step.
+Here linear layers, which are then thrown away, read off each token how its frame differs from the clip's mean frame
+and, where that is known, where the figure's joints are. That takes a pass of the prism alone for each step.
 """
 
 from __future__ import annotations
@@ -30,8 +29,18 @@ def change(reference: Tensor) -> Tensor:
     return pooled.reshape(b, t, -1)
 
 
+def maps(keypoints: Tensor) -> Tensor:
+    """Where each keypoint is, as a soft spot on a grid: [B, T, P, 2] from -1 to 1 → [B, T, P, GRID · GRID].
+
+    To the added layers such a map is of more use than two numbers: a part of the picture can tell that it is meant.
+    """
+    cells = (torch.arange(GRID, device=keypoints.device) + 0.5) * (2 / GRID) - 1
+    across, down = ((keypoints[..., axis, None] - cells).square() for axis in (0, 1))
+    return torch.exp(-(down[..., :, None] + across[..., None, :]) / (2 * (2 / GRID) ** 2)).flatten(-2)
+
+
 class MotionReader(nn.Module):
-    """The linear layer from action tokens to what the reference does, and its loss.
+    """Linear layers from action tokens to what the reference does, and their loss.
 
     Args:
         reference: any reference latents [B, C, T, H, W] of the data.
@@ -41,26 +50,25 @@ class MotionReader(nn.Module):
         super().__init__()
         self.change = nn.Linear(action_dim, change(reference).shape[-1])
         self.place = nn.Linear(action_dim, 2)
-        self.pose = nn.Linear(action_dim, 2 * POINTS)
+        self.pose = nn.Linear(action_dim, POINTS * 2)
+        self.maps = nn.Linear(action_dim, POINTS * GRID**2)
 
     def loss(self, tokens: Tensor, reference: Tensor, keypoints: Tensor | None) -> Tensor:
         """The share that tokens [B, T, action_dim] do not tell: 1 for nothing told.
+
+        Of clips whose keypoints are known it is the mean of the change, the figure and its maps; of others, the change.
 
         Args:
             reference: [B, C, T, H, W] latents.
             keypoints: [B, T, POINTS, 2], NaN for what is not known; None if nothing is.
         """
-        tokens, reference = tokens.float(), reference.float()
-        if keypoints is None:
-            return self._change_untold(tokens, reference)
-        known = ~keypoints.isnan().flatten(1).all(1)
-        share = known.float().mean()
-        untold = tokens.new_zeros(())
-        if known.any():
-            untold = untold + share * self._figure_untold(tokens[known], keypoints[known])
-        if not known.all():
-            untold = untold + (1 - share) * self._change_untold(tokens[~known], reference[~known])
-        return untold
+        tokens = tokens.float()
+        untold = self._change_untold(tokens, reference.float())
+        known = None if keypoints is None else ~keypoints.isnan().flatten(1).all(1)
+        if known is None or not known.any():
+            return untold
+        weight = known.float().mean() * 2 / 3
+        return (1 - weight) * untold + weight * self._figure_untold(tokens[known], keypoints[known])
 
     def _change_untold(self, tokens: Tensor, reference: Tensor) -> Tensor:
         wanted = change(reference)
@@ -68,18 +76,19 @@ class MotionReader(nn.Module):
         return error / wanted.square().mean().clamp(min=1e-6)
 
     def _figure_untold(self, tokens: Tensor, keypoints: Tensor) -> Tensor:
-        """Half of the figure's place, half of its pose about it: in one, what turns would hardly count."""
+        """Of its place, its pose about that place (in one, what turns would hardly count), and, as much, its maps."""
         seen = ~keypoints.isnan().any(-1, keepdim=True)
         points = keypoints.nan_to_num() * seen
         count = seen.sum(2)
         place = points.sum(2) / count.clamp(min=1)
-        pose = points - place[:, :, None]
-        told = self.pose(tokens).view_as(pose)
-        return (_untold(self.place(tokens), place, count > 0) + _untold(told, pose, seen)) / 2
+        pose, spots = points - place[:, :, None], maps(points)
+        told = (layer(tokens).view_as(wanted) for layer, wanted in ((self.pose, pose), (self.maps, spots)))
+        of_pose, of_maps = (_untold(guess, wanted, seen) for guess, wanted in zip(told, (pose, spots), strict=True))
+        return (_untold(self.place(tokens), place, count > 0) + of_pose) / 4 + of_maps / 2
 
 
 def _untold(told: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """The squared error of what is known [B, T, …, 2], as a share of the variance about each value's mean."""
+    """The squared error of what is known [B, T, …], as a share of the variance about each value's mean."""
     known = known.expand_as(wanted).float()
     mean = (wanted * known).sum((0, 1)) / known.sum((0, 1)).clamp(min=1)
     error, variance = (((guess - wanted).square() * known).sum() for guess in (told, mean))

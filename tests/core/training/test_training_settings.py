@@ -228,7 +228,7 @@ def test_the_prism_starts_with_telling_where_the_joints_are_where_that_is_known(
     settings = replace(settings, text_dropout=0.0, reference_dropout=0.0)
     host = TrainableFlow()
     told = list(Trainer(host, toy_adapter(host), PosedPairs(), settings).start_prism())
-    assert told[0] > 0.9 and sum(told[-10:]) / 10 < 0.3, told
+    assert told[0] > 0.9 and sum(told[-10:]) / 10 < 0.4, told
 
 
 def test_what_is_not_known_of_a_figure_counts_for_nothing():
@@ -239,9 +239,10 @@ def test_what_is_not_known_of_a_figure_counts_for_nothing():
     moved_points = points.clone()
     moved_points[1, 2:, 3, 0] = 7.0  # half known is not known
     torch.testing.assert_close(reader.loss(tokens, reference, moved_points), reader.loss(tokens, reference, points))
-    points[2] = torch.nan  # of this clip its change is told in place of a figure
-    change, figure = reader.loss(tokens[2:], reference[2:], None), reader.loss(tokens[:2], reference[:2], points[:2])
-    torch.testing.assert_close(reader.loss(tokens, reference, points), (2 * figure + change) / 3)
+    points[2] = torch.nan  # of this clip nothing but its change is told
+    change, rest = reader.loss(tokens, reference, None), reader.loss(tokens[:2], reference[:2], points[:2])
+    figure = 3 / 2 * rest - 1 / 2 * reader.loss(tokens[:2], reference[:2], None)
+    torch.testing.assert_close(reader.loss(tokens, reference, points), (5 * change + 4 * figure) / 9)
     nothing = torch.full_like(points, torch.nan)
     torch.testing.assert_close(reader.loss(tokens, reference, nothing), reader.loss(tokens, reference, None))
 
