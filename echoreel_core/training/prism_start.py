@@ -64,11 +64,11 @@ class MotionReader(nn.Module):
         """
         tokens = tokens.float()
         untold = self._change_untold(tokens, reference.float())
-        known = None if keypoints is None else ~keypoints.isnan().flatten(1).all(1)
-        if known is None or not known.any():
+        if keypoints is None:
             return untold
+        known = ~keypoints.isnan().flatten(1).all(1)
         weight = known.float().mean() * 2 / 3
-        return (1 - weight) * untold + weight * self._figure_untold(tokens[known], keypoints[known])
+        return (1 - weight) * untold + weight * self._figure_untold(tokens, keypoints)
 
     def _change_untold(self, tokens: Tensor, reference: Tensor) -> Tensor:
         wanted = change(reference)

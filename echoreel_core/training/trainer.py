@@ -175,7 +175,11 @@ class Trainer:
         return [sample for sample, own in zip(samples, belongs, strict=True) if own == expert]
 
     def _mean_gradients(self, optimizer: Optimizer, loss: Tensor) -> None:
-        """Averages loss and gradients over all processes."""
+        """Averages loss and gradients over all processes, with 0 where one had nothing to say of a parameter."""
+        if self.process_group.count > 1:  # all have to bring the same tensors
+            for parameter in optimizer.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in optimizer.parameters if parameter.grad is not None]
         self.process_group.mean_([loss, *gradients])
         optimizer.share_gradients()

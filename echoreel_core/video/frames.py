@@ -140,10 +140,10 @@ def read_video(
             if facts is None:
                 turned = orientation(picture)
             rgb = upright_rgb(picture, turned)
+            aspect = 1 / video.pixel_aspect if turned[0] else video.pixel_aspect
             if facts is None:
                 facts = _facts(video, picture, rgb, turned)
-            aspect = 1 / video.pixel_aspect if turned[0] else video.pixel_aspect
-            view = _view(rgb, width, height, crop, float(aspect))
+                view = _view(rgb, width, height, crop, float(aspect))
             frame = fit(rgb, width, height, crop, float(aspect))
             for _ in range(repeats[wanted]):
                 frames[done] = frame

@@ -19,6 +19,7 @@ from echoreel_core.training.data.batches import Batch
 from echoreel_core.training.loss import NoiseLevels, draw
 from echoreel_core.training.optimizer import Optimizer
 from echoreel_core.training.prism_start import MotionReader
+from echoreel_core.training.process_group import ProcessGroup
 from echoreel_core.training.start import look_at_same_frame
 from echoreel_core.training.state import load_state, state
 from echoreel_core.training.trainer import Trainer
@@ -229,6 +230,27 @@ def test_the_prism_starts_with_telling_where_the_joints_are_where_that_is_known(
     host = TrainableFlow()
     told = list(Trainer(host, toy_adapter(host), PosedPairs(), settings).start_prism())
     assert told[0] > 0.9 and sum(told[-10:]) / 10 < 0.4, told
+
+
+def test_processes_average_the_same_gradients_where_one_alone_has_keypoints():
+    """Each brings a list of tensors to be averaged, and waits for ever if another's is longer."""
+
+    class OneOfTwo(ProcessGroup):
+        count = 2
+
+        def __init__(self):
+            super().__init__()
+            self.shapes = []
+
+        def mean_(self, tensors):
+            self.shapes.append([tuple(tensor.shape) for tensor in tensors])
+
+    settings, brought = replace(FAST, prism_start_steps=1), []
+    for pairs in (PosedPairs(), ToyPairs()):
+        host, group = TrainableFlow(), OneOfTwo()
+        list(Trainer(host, toy_adapter(host), pairs, settings, group).start_prism())
+        brought.append(group.shapes)
+    assert brought[0] == brought[1]
 
 
 def test_what_is_not_known_of_a_figure_counts_for_nothing():
