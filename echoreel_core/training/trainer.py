@@ -175,13 +175,15 @@ class Trainer:
         return [sample for sample, own in zip(samples, belongs, strict=True) if own == expert]
 
     def _mean_gradients(self, optimizer: Optimizer, loss: Tensor) -> None:
-        """Averages loss and gradients over all processes, with 0 where one had nothing to say of a parameter."""
-        if self.process_group.count > 1:  # all have to bring the same tensors
-            for parameter in optimizer.parameters:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+        """Averages loss and gradients over all processes. What none has a gradient for stays without."""
+        several = self.process_group.count > 1
+        silent = [parameter for parameter in optimizer.parameters if several and parameter.grad is None]
+        for parameter in silent:  # another process may have one, and all must bring the same tensors
+            parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in optimizer.parameters if parameter.grad is not None]
         self.process_group.mean_([loss, *gradients])
+        for parameter in silent:
+            parameter.grad = parameter.grad if parameter.grad.any() else None
         optimizer.share_gradients()
 
     def _clip(self, optimizer: Optimizer) -> Tensor:
