@@ -198,7 +198,7 @@ def compare_work(options: argparse.Namespace, folder: Path) -> None:
 
     def both_ways() -> None:
         trainer.optimizer.zero_grad()
-        with trainer.objective.loss(batch) as loss:
+        with trainer.objective.loss(batch) as (loss, _):
             loss.backward()
 
     measured = Repeated(trainer.pairs, OutputSettings(folder).held_out_pairs)

@@ -196,6 +196,8 @@ class TrainingSettings:
         same_frame_start: whether fresh added layers begin with looking at the same frame of the reference.
         prism_start_steps: steps in which a fresh prism first learns by itself to tell what changes in its reference;
             at most `steps`.
+        motion_loss: weight, beside the video's loss, at which the prism goes on to tell what its start is about; 0 is
+            none.
         weighting, min_snr_gamma: see `loss.loss_weight`.
         noise_spread, noise_bias, noise_shift: see `loss.NoiseLevels`.
         noise_offset: see `loss.draw`; for models that predict noise, the others go without.
@@ -223,6 +225,7 @@ class TrainingSettings:
     average: float = 0.995
     same_frame_start: bool = True
     prism_start_steps: int = 300
+    motion_loss: float = 0.0
     weighting: Weighting = "velocity"
     min_snr_gamma: float = 5.0
     noise_spread: Spread = "uniform"
@@ -242,7 +245,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "batch_size", "accumulation")
         _at_least(self, 0, "learning_rate", "prism_rate", "warmup", "weight_decay", "clip_gradient")
-        _at_least(self, 0, "min_snr_gamma", "noise_bias", "noise_offset", "prism_start_steps")
+        _at_least(self, 0, "min_snr_gamma", "noise_bias", "noise_offset", "prism_start_steps", "motion_loss")
         _at_least(self, 0.01, "noise_shift")
         _check_range(self, 0, 1, "beta1", "beta2", "text_dropout", "reference_dropout", "average")
         _check_range(self, 0, 0.5, "reference_shift")

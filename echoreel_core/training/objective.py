@@ -94,12 +94,13 @@ class Objective:
         return loss_weight(settings.weighting, trainable.prediction, level, settings.min_snr_gamma).to(error) * error
 
     @contextmanager
-    def loss(self, batch: MicroBatch) -> Iterator[Tensor]:
-        """The mean error, a scalar. Its backward pass has to run inside the `with`, as it may run layers again."""
+    def loss(self, batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor]]:
+        """The mean error, a scalar, and the action tokens behind it. The backward pass has to run inside the `with`, as
+        it may run layers again."""
         with self.trainable.gradient_context(), self.checkpointed():
             action = self.action(batch)
             with self.attached(action, batch.target.shape[2]):
-                yield self.errors(batch, action, batch.draws.u).mean()
+                yield self.errors(batch, action, batch.draws.u).mean(), action
 
     @contextmanager
     def attached(self, action: Tensor, latent_frames: int) -> Iterator[None]:

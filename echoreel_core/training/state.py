@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..action.adapter import check_weights
 from ..errors import EchoReelError
-from .trainer import Trainer
+from .trainer import READER, Trainer
 
 WEIGHTS = "weights."
 """Before the names of the weights as the last step left them; the adapter's file has their average."""
+READER_WEIGHTS = "reader_weights."
 
 
 def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -21,6 +22,8 @@ def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = trainer.optimizer.state()
     if trainer.average.decay:
         tensors |= {WEIGHTS + name: weight for name, weight in trainer.adapter.state_dict().items()}
+    if trainer.reader is not None:
+        tensors |= {READER_WEIGHTS + name: weight for name, weight in trainer.reader.state_dict().items()}
     return tensors, {"step": trainer.step, "scaler": trainer.scaler.state_dict()}
 
 
@@ -31,19 +34,19 @@ def load_state(
     """Takes up what `state` gave, and the adapter's weights, which are their average where one was kept.
 
     Everything is looked at before anything is changed. A run may go on with another optimizer or another precision,
-    which then begin afresh.
+    which then begin afresh; so does the reader of a run that had none.
 
     Raises: EchoReelError if the state belongs to another adapter or is damaged.
     """
-    weights = {key.removeprefix(WEIGHTS): tensor for key, tensor in tensors.items() if key.startswith(WEIGHTS)}
+    weights, reader = _under(WEIGHTS, tensors), _under(READER_WEIGHTS, tensors)
+    left_out = (WEIGHTS, READER_WEIGHTS) if trainer.reader else (WEIGHTS, READER_WEIGHTS, READER)
     try:
         expected = {name: tensor.shape for name, tensor in trainer.adapter.state_dict().items()}
         for part in (adapter, weights or adapter):
-            check_weights("the state", part, expected)
-            for name, tensor in part.items():
-                if not torch.isfinite(tensor).all():
-                    raise EchoReelError(f"{name} is not a number")
-        kept = trainer.optimizer.checked({k: v for k, v in tensors.items() if not k.startswith(WEIGHTS)})
+            _check(part, expected)
+        if trainer.reader and reader:
+            _check(reader, {name: tensor.shape for name, tensor in trainer.reader.state_dict().items()})
+        kept = trainer.optimizer.checked({k: v for k, v in tensors.items() if not k.startswith(left_out)})
         step, scaler = values["step"], values["scaler"]
         if type(step) is not int or step < 0:
             raise EchoReelError(f"its step is {step!r}")
@@ -55,7 +58,20 @@ def load_state(
         ) from None
     trainer.adapter.load_state_dict(weights or adapter)
     trainer.average.load(adapter)
+    if trainer.reader and reader:
+        trainer.reader.load_state_dict(reader)
     trainer.optimizer.load(kept)
     if scaler and trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(dict(scaler))
     trainer.step = step
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def _check(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    check_weights("the state", weights, expected)
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise EchoReelError(f"{name} is not a number")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ from .process_group import ProcessGroup
 from .start import look_at_same_frame
 from .trainable import TrainableModel
 
+READER = "reader."
+"""Before the names of the reader's parameters among those that are trained."""
 LAST_RATE = 0.03
 """Share of the learning rate that the "linear" schedule comes down to, over the last `WAY_DOWN` of the steps."""
 WAY_DOWN = 0.3
@@ -65,6 +67,7 @@ class Trainer:
     Attributes:
         step: number of steps done.
         average: of the adapter's weights; what is saved and measured.
+        reader: reads the motion off the tokens all along; None without `motion_loss`.
 
     Raises: EchoReelError where the adapter was not made for this model.
     """
@@ -91,15 +94,27 @@ class Trainer:
             self.objective = Objective(trainable, self.adapter, settings, device)
             if settings.same_frame_start:
                 look_at_same_frame(self.adapter)
-            self.optimizer = self._optimizer(self.adapter, {"prism.": settings.prism_rate})
+            self.reader = self._new_reader() if settings.motion_loss else None
+            trained = {**dict(self.adapter.named_parameters()), **self._reader_parameters()}
+            self.optimizer = self._optimizer(trained, {"prism.": settings.prism_rate})
             self.average = AverageOfWeights(self.adapter, settings.average)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.mixed_precision == "fp16")
 
-    def _optimizer(self, module: nn.Module, slow: dict[str, float]) -> Optimizer:
+    def _new_reader(self) -> MotionReader:
+        example = self.pairs.batch([0], [0]).reference
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.settings.seed, "prism start"))
+            reader = MotionReader(self.adapter.prism.config.action_dim, example.float())
+        return reader.to(self.process_group.device)
+
+    def _reader_parameters(self) -> dict[str, nn.Parameter]:
+        return {} if self.reader is None else {READER + key: value for key, value in self.reader.named_parameters()}
+
+    def _optimizer(self, named: Mapping[str, nn.Parameter], slow: Mapping[str, float]) -> Optimizer:
         settings = self.settings
         betas = (settings.beta1, settings.beta2)
         return Optimizer(
-            module.named_parameters(),
+            named.items(),
             settings.optimizer,
             settings.learning_rate,
             betas=betas,
@@ -131,8 +146,8 @@ class Trainer:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.process_group.device)
         for together, share in self._shares(self.step):
-            with self.objective.loss(together) as loss:
-                self.scaler.scale(loss * share).backward()
+            with self.objective.loss(together) as (loss, action):
+                self.scaler.scale((loss + self._motion_loss(action, together)) * share).backward()
             total += loss.detach() * share
         self._mean_gradients(self.optimizer, total)
         for part in self.optimizer.parts:
@@ -153,6 +168,14 @@ class Trainer:
         self.average.follow(self.step)
         self.step += 1
         return StepResult(self.step, loss, norm, self.settings.learning_rate * factor)
+
+    def _motion_loss(self, action: Tensor, batch: MicroBatch) -> Tensor | float:
+        """What the tokens do not tell of the references, times its weight; those that were left out do not count."""
+        if self.reader is None or batch.draws.drop_reference.all():
+            return 0.0
+        seen = (~batch.draws.drop_reference).nonzero().flatten().to(action.device)
+        keypoints = None if batch.keypoints is None else batch.keypoints[seen]
+        return self.settings.motion_loss * self.reader.loss(action[seen], batch.reference[seen], keypoints)
 
     def _shares(self, step: int) -> Iterator[tuple[MicroBatch, float]]:
         """The micro-batches of a step in this process, and what share of its batches each is.
@@ -239,11 +262,9 @@ class Trainer:
         prism, steps, device = self.adapter.prism, self.prism_steps, self.process_group.device
         if not steps:
             return
-        example = self.pairs.batch([0], [0]).reference
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(self.settings.seed, "prism start"))
-            reader = MotionReader(prism.config.action_dim, example.float()).to(device)
-        optimizer = self._optimizer(nn.ModuleDict({"prism": prism, "reader": reader}), {})
+        reader = self.reader or self._new_reader()
+        alone = nn.ModuleDict({"prism": prism, "reader": reader})
+        optimizer = self._optimizer(dict(alone.named_parameters()), {})
         scaler = torch.amp.GradScaler(device.type, enabled=self.scaler.is_enabled())
         for step in range(steps):
             optimizer.zero_grad()

@@ -40,6 +40,7 @@ class AdapterSettings:
     token_width: int = 256
     prism_start: int = 1200
     prism_rate: float = 0.3
+    motion_loss: float = 0.1
     noise_bias: float = 1.0
     rate: float = 3e-3
     batch: int = 16
@@ -63,6 +64,7 @@ def _trainer(
         learning_rate=settings.rate,
         prism_rate=settings.prism_rate,
         prism_start_steps=settings.prism_start,
+        motion_loss=settings.motion_loss,
         noise_bias=settings.noise_bias,
         schedule="linear",
         weighting="none",

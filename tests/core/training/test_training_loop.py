@@ -136,12 +136,12 @@ def test_a_fresh_adapter_is_the_model_itself():
     host, pairs, plain = toy_model(), ToyPairs(), replace(FAST, weighting="none")
     trainer = Trainer(host, toy_adapter(host), pairs, plain)
     (batch,) = trainer._micro_batches([0, 1])
-    with torch.no_grad(), trainer.objective.loss(batch) as loss:
+    with torch.no_grad(), trainer.objective.loss(batch) as (loss, _):
         with_layers = loss
     bare = Trainer(host, toy_adapter(host), pairs, plain)
     for attention in bare.adapter.attentions:
         torch.nn.init.normal_(attention.to_out.bias)
-    with torch.no_grad(), bare.objective.loss(batch) as loss:
+    with torch.no_grad(), bare.objective.loss(batch) as (loss, _):
         assert loss != with_layers
     level = host.noise_level(batch.draws.u)
     noisy = level.signal.float().view(-1, 1, 1, 1, 1) * batch.target

@@ -33,6 +33,7 @@ ALL = replace(
     average=0.2,
     prism_rate=0.1,
     prism_start_steps=3,
+    motion_loss=0.3,
     schedule="linear",
     noise_spread="logit-normal",
     noise_bias=1.0,
@@ -232,6 +233,34 @@ def test_the_prism_starts_with_telling_where_the_joints_are_where_that_is_known(
     assert told[0] > 0.9 and sum(told[-10:]) / 10 < 0.4, told
 
 
+def test_the_motion_loss_keeps_what_the_tokens_tell_and_is_not_in_the_loss_that_is_told():
+    settings = replace(FAST, steps=120, optimizer="adamw", learning_rate=3e-3, batch_size=4, prism_start_steps=0)
+    settings = replace(settings, prism_rate=1.0, text_dropout=0.0, reference_dropout=0.0)
+
+    def run(weight):
+        host = TrainableFlow()
+        trainer = Trainer(host, toy_adapter(host), PosedPairs(), replace(settings, motion_loss=weight))
+        return next(iter(trainer)).loss, trainer
+
+    (plain, _), (first, trainer) = run(0.0), run(1.0)
+    assert first == plain
+    for _ in trainer:
+        pass
+    (batch,) = trainer._micro_batches(range(4))
+    with torch.no_grad():
+        assert trainer.reader.loss(trainer.objective.action(batch), batch.reference, batch.keypoints) < 0.4
+    assert not any(name.startswith("reader") for name in trainer.average.weights())
+
+
+def test_references_that_are_left_out_have_no_motion_to_tell():
+    settings = replace(FAST, motion_loss=1.0, reference_dropout=0.999, prism_start_steps=0)
+    trainer = fresh(settings)
+    (batch,) = trainer._micro_batches(range(settings.batch_size))
+    assert batch.draws.drop_reference.all()
+    trainer.train_step()
+    assert all(parameter.grad is None for parameter in trainer.reader.parameters())
+
+
 def test_processes_average_the_same_gradients_where_one_alone_has_keypoints():
     """Each brings a list of tensors to be averaged, and waits for ever if another's is longer."""
 
@@ -393,6 +422,15 @@ def test_goes_on_in_another_precision(before, after):
     second.train_step()
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.3), (0.3, 0.0)])
+def test_goes_on_with_the_motion_loss_switched_on_or_off(before, after):
+    first = trained(replace(FAST, motion_loss=before, steps=2))
+    second = fresh(replace(FAST, motion_loss=after), seed=5)
+    load_state(second, first.average.weights(), *state(first))
+    assert equal(second.adapter.state_dict(), first.adapter.state_dict())
+    assert second.train_step().step == 3
+
+
 def test_goes_on_with_another_optimizer():
     first = trained(replace(FAST, steps=2))
     second = fresh(replace(FAST, optimizer="adamw"), seed=5)
@@ -417,6 +455,8 @@ def damages():
     yield "negative moments", tensor("exp_avg_sq", lambda t: t - 1)
     yield "shape", tensor("momentum_buffer", lambda t: t[:1])
     yield "weights", tensor("weights.", nan)
+    yield "reader", tensor("reader_weights.", nan)
+    yield "shape of the reader", tensor("reader_weights.", lambda t: t[:1])
     yield "average", lambda weights, tensors, values: weights.update({k: nan(v) for k, v in weights.items()})
     yield "missing", lambda weights, tensors, values: tensors.pop(next(k for k in tensors if k.endswith("exp_avg")))
     yield "strange", lambda weights, tensors, values: tensors.update({"other.exp_avg": torch.zeros(1)})
@@ -427,7 +467,8 @@ def damages():
 
 @pytest.mark.parametrize("damage", [pytest.param(damage, id=name) for name, damage in damages()])
 def test_a_damaged_state_is_refused_and_changes_nothing(damage):
-    first, second = trained(replace(FAST, steps=2)), fresh(FAST, seed=5)
+    settings = replace(FAST, motion_loss=0.3)
+    first, second = trained(replace(settings, steps=2)), fresh(settings, seed=5)
     second.train_step()
     before, kept = copied(second), {key: value.clone() for key, value in state(second)[0].items()}
     tensors, values = state(first)
