@@ -45,6 +45,9 @@ def main() -> None:
     command.add_argument("--steps", type=int, default=4000)
     command.add_argument("--batch", type=int, default=AdapterSettings.batch)
     command.add_argument("--seed", type=int, default=AdapterSettings.seed)
+    command.add_argument(
+        "--prism-start", type=int, default=AdapterSettings.prism_start, help="steps of the prism alone"
+    )
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     command.add_argument("--plain", action="store_true", help="no compiler")
     command = commands.add_parser("trial", help="an adapter by minutes, as `all` makes it")
@@ -54,6 +57,9 @@ def main() -> None:
     command.add_argument("--minutes", type=float, required=True)
     command.add_argument("--batch", type=int, default=256)
     command.add_argument("--seed", type=int, default=AdapterSettings.seed)
+    command.add_argument(
+        "--prism-start", type=int, default=AdapterSettings.prism_start, help="steps of the prism alone"
+    )
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--tiny", action="store_true", help="in sizes that a CPU can try out")
     command = commands.add_parser("evaluate", help="print the table and write it")

@@ -203,6 +203,7 @@ def try_adapter(
     minutes: float,
     batch: int,
     seed: int,
+    prism_start: int,
     device: str,
     tiny: bool,
     say: Callable[[str], None],
@@ -220,7 +221,7 @@ def try_adapter(
     text, judge = embedded.base.text.to(where), load_judge(JUDGE_FILE)
     vae, model = read_vae(folder / VAE_FILE, where), read_model(folder / MODEL_FILE, where)
     clips, latents = torch.load(pairs, weights_only=False)  # this program's own file
-    settings = replace(VARIANTS[variant], batch=batch, seed=seed)
+    settings = replace(VARIANTS[variant], batch=batch, seed=seed, prism_start=prism_start)
     if tiny:
         settings = replace(settings, batch=4, prism_start=4)
     measuring = 0.02 if tiny else 0.35
@@ -233,7 +234,15 @@ def try_adapter(
 
 
 def make_adapter(
-    folder: Path, variant: str, steps: int, batch: int, seed: int, chunks: int, plain: bool, say: Callable[[str], None]
+    folder: Path,
+    variant: str,
+    steps: int,
+    batch: int,
+    seed: int,
+    prism_start: int,
+    chunks: int,
+    plain: bool,
+    say: Callable[[str], None],
 ) -> None:
     """One variant on the base in `folder`, else the one beside this file, into a folder in it; see
     `train_adapter.train_steps`. Chunks of pairs that are missing are made first."""
@@ -245,7 +254,7 @@ def make_adapter(
         PairLatents.kept(folder, vae, number, Pieces.motions)
     latents = PairLatents.all_kept(folder, Pieces.motions)
     where = folder / f"adapter-{variant}-{seed}"
-    settings = replace(VARIANTS[variant], batch=batch, seed=seed)
+    settings = replace(VARIANTS[variant], batch=batch, seed=seed, prism_start=prism_start)
     train_steps(where, settings, steps, model, text, latents, say, not plain)
 
 

@@ -314,7 +314,9 @@ def test_an_adapter_takes_the_base_that_is_there_and_makes_the_pairs_that_are_mi
     monkeypatch.setitem(recipe.VARIANTS, "bias", AdapterSettings(prism_start=1))
     PairLatents.kept(tmp_path, WanVAE(8).requires_grad_(False), 1, 1)
     made = (tmp_path / "pairs-00001.safetensors").read_bytes()
-    recipe.make_adapter(tmp_path, "bias", steps=1, batch=1, seed=7, chunks=2, plain=True, say=lambda _: None)
+    recipe.make_adapter(
+        tmp_path, "bias", steps=1, batch=1, seed=7, prism_start=2, chunks=2, plain=True, say=lambda _: None
+    )
     assert [path.name for path in sorted(tmp_path.glob("pairs-*"))] == [f"pairs-0000{n}.safetensors" for n in (1, 2)]
     assert (tmp_path / "pairs-00001.safetensors").read_bytes() == made
     adapter = load_adapter(tmp_path / "adapter-bias-7" / "adapter.safetensors")
