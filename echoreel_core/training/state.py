@@ -15,6 +15,7 @@ from .trainer import READER, Trainer
 WEIGHTS = "weights."
 """Before the names of the weights as the last step left them; the adapter's file has their average."""
 READER_WEIGHTS = "reader_weights."
+"""Before those of the reader, where the motion loss has one."""
 
 
 def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,10 +1,10 @@
 """The second base in a real ComfyUI, with stock loaders and sampler, on the eight shipped clips.
 
-    COMFYUI_PATH=... python tests/host/second_base.py --adapter ADAPTER.safetensors
-    COMFYUI_PATH=... python tests/host/second_base.py            without an adapter, by Follow Motion at its best
+    COMFYUI_PATH=... python tests/host/second_base.py            --adapter FILE for another than the one that is here
+    COMFYUI_PATH=... python tests/host/second_base.py --guided   without an adapter, by Follow Motion at its best
 
-Run by the host's Python. Prints for each clip how the paths of the reference and of what was made of another subject
-correlate, with EchoReel and without.
+The clips have 16 frames of 1/8 s and are taken at 16 frames a second. Run by the host's Python. Prints for each clip how
+the paths of the reference and of what was made of another subject correlate, with EchoReel and without.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path.append(str(ROOT))
 
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation  # noqa: E402
-from echoreel_core.pixel_actions.wan.export import MODEL_FILE, VAE_FILE  # noqa: E402
+from echoreel_core.pixel_actions.wan.export import ADAPTER_FILE, MODEL_FILE, VAE_FILE  # noqa: E402
 from echoreel_core.pixel_actions.wan.latents import FRAMES, RESOLUTION, seen  # noqa: E402
 from echoreel_core.pixel_actions.wan.pipeline import WanPipeline  # noqa: E402
 from echoreel_core.pixel_actions.wan.train_base import SHIFT  # noqa: E402
@@ -56,7 +56,8 @@ FIGURES = (
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("--base", type=Path, default=WAN / MODEL_FILE)
-    parse.add_argument("--adapter", type=Path)
+    parse.add_argument("--adapter", type=Path, default=WAN / ADAPTER_FILE)
+    parse.add_argument("--guided", action="store_true")
     parse.add_argument("--steps", type=int, default=25)
     parse.add_argument("--cfg", type=float, default=3.0)
     parse.add_argument("--out", type=Path, help="a folder for a strip of pictures of each clip")
@@ -76,7 +77,7 @@ def main() -> None:
 def prepared(base: Path, options: argparse.Namespace) -> Path:
     """A folder for the server, with the files in it."""
     files = {"diffusion_models": options.base, "vae": WAN / VAE_FILE}
-    if options.adapter:
+    if not options.guided:
         files["echoreel"] = options.adapter
     for kind, path in files.items():
         place = base / "models" / kind
@@ -90,7 +91,7 @@ def prompt(clip: Path, number: int, options: argparse.Namespace, with_clip: bool
     figure, background = FIGURES[number % len(FIGURES)]
     text = f"a {figure} {UNSEEN[clip.stem.replace(' ', '_')][0]} on a {background} background"
     sampled = ["patched", 0] if with_clip else ["base", 0]
-    frames = {"frame_count": FRAMES, "width": RESOLUTION, "height": RESOLUTION, "sampling": "spread evenly"}
+    frames = {"frame_count": FRAMES, "width": RESOLUTION, "height": RESOLUTION, "sampling": "fixed fps"}
     nodes = {
         "base": ("UNETLoader", {"unet_name": options.base.name, "weight_dtype": "default"}),
         "text": ("EchoReelLoadCheckpoint", {"checkpoint": EMBEDDED}),
@@ -102,7 +103,7 @@ def prompt(clip: Path, number: int, options: argparse.Namespace, with_clip: bool
             {"file": clip.name, "start": 0.0, "duration": 0.0, "every_nth": 1, "target_fps": 16.0, "crop": "center"}
             | frames,
         ),
-        **(by_adapter(options.adapter.name) if options.adapter else BY_GUIDANCE),
+        **(BY_GUIDANCE if options.guided else by_adapter(options.adapter.name)),
         "shift": ("ModelSamplingSD3", {"model": sampled, "shift": SHIFT}),
         "empty": (
             "EmptyHunyuanLatentVideo",

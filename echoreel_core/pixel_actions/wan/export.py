@@ -1,4 +1,4 @@
-"""The second base model as the two files a host takes: the transformer, with its sizes told, and the VAE."""
+"""The second base model as the files a host takes: the transformer, with its sizes told, and the VAE."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .model import WanConfig, WanModel
 from .vae import WanVAE, load_vae
 
 MODEL_FILE, VAE_FILE = "pixel_actions_wan.safetensors", "pixel_actions_wan_vae.safetensors"
+ADAPTER_FILE = "pixel_actions_wan_adapter.safetensors"
 UNFINISHED_FILE = "pixel_actions_wan-unfinished.safetensors"
 """A base in training, under a name that nothing takes for a finished one."""
 

@@ -18,6 +18,7 @@ from ...training.run import TrainingRun
 from ...training.trainer import StepResult, Trainer
 from .adapter import adapter_config
 from .clock import Every
+from .export import MODEL_FILE
 from .latents import FRAMES, RESOLUTION, products
 from .model import WanModel
 from .pairs import DROP, PairLatents, WanPairs
@@ -27,6 +28,8 @@ UNKNOWN = 1_000_000
 """Steps of a training whose speed is not known yet."""
 ENOUGH = 30
 """Steps after which the time of one is known."""
+FACTS = {"base_model": MODEL_FILE, "frames": FRAMES, "fps": 16, "width": RESOLUTION, "height": RESOLUTION}
+"""Of an adapter's description: what it was trained on."""
 LEVEL = 0.6
 """Share of the steps before which their number may still change: the learning rate falls in the last 30 %."""
 
@@ -107,6 +110,7 @@ def train(
             break
     trainer.close()
     trainer.adapter.load_state_dict(trainer.average.weights())
+    trainer.adapter.config = replace(trainer.adapter.config, training={**FACTS, "steps": trainer.step})
     return trainer.adapter.requires_grad_(False).eval()
 
 
@@ -124,7 +128,7 @@ def train_steps(
     pairs, device = WanPairs(latents, text, drop=DROP), latents.latents.device
     trainer = _trainer(settings, steps, model, pairs, device, compiled)
     output = OutputSettings(folder, name="adapter", stored_as="float32", checkpoint_every=100, held_out_every=0)
-    run = TrainingRun(trainer, output, {"frames": FRAMES, "fps": 16, "width": RESOLUTION, "height": RESOLUTION})
+    run = TrainingRun(trainer, output, FACTS)
     run.resume()
 
     def on_step(result: StepResult) -> None:

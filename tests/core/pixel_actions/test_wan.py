@@ -15,7 +15,7 @@ from echoreel_core.action.adapter import EchoReelAdapter
 from echoreel_core.pixel_actions.evaluation.guidance import Guidance
 from echoreel_core.pixel_actions.evaluation.guided import BEST, CELLS, evaluate_guided
 from echoreel_core.pixel_actions.evaluation.judge import JUDGE_FILE, load_judge
-from echoreel_core.pixel_actions.evaluation.table import MEASURES, evaluate
+from echoreel_core.pixel_actions.evaluation.table import MEASURES, balanced, evaluate, evaluate_arm
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
@@ -24,7 +24,14 @@ from echoreel_core.pixel_actions.wan.adapter import adapter_config, load_adapter
 from echoreel_core.pixel_actions.wan.by_samples import ByTheSample, Pieces, make_base
 from echoreel_core.pixel_actions.wan.captions import Captions
 from echoreel_core.pixel_actions.wan.data import turns
-from echoreel_core.pixel_actions.wan.export import MODEL_FILE, UNFINISHED_FILE, VAE_FILE, read_model, read_vae
+from echoreel_core.pixel_actions.wan.export import (
+    ADAPTER_FILE,
+    MODEL_FILE,
+    UNFINISHED_FILE,
+    VAE_FILE,
+    read_model,
+    read_vae,
+)
 from echoreel_core.pixel_actions.wan.latents import (
     FRAMES,
     MEAN,
@@ -45,7 +52,7 @@ from echoreel_core.pixel_actions.wan.train_adapter import AdapterSettings, train
 from echoreel_core.pixel_actions.wan.train_base import BaseSettings, shifted, train, unshifted
 from echoreel_core.pixel_actions.wan.trainable import WanTrainable
 from echoreel_core.pixel_actions.wan.vae import WanVAE, standardise
-from echoreel_core.pixel_actions.world.actions import SEEN
+from echoreel_core.pixel_actions.world.actions import SEEN, UNSEEN
 from echoreel_core.pixel_actions.world.clips import backgrounds, draw_clips, render
 from echoreel_core.pixel_actions.world.words import END_ROW, UNKNOWN, content_rows, ids
 from echoreel_core.training.config import TrainingSettings
@@ -356,10 +363,24 @@ def test_a_guided_run_moves_towards_the_reference_and_a_still_one_changes_nothin
     assert away(pipeline.guided(captions, noise, reference, Guidance())) < away(alone)
 
 
+def test_the_shipped_adapter_has_unseen_actions_drawn_by_others_and_needs_its_reference():
+    """Eight clips, one of each unseen action, at half the steps of the table."""
+    folder = Path(recipe.__file__).parent
+    text, model = load_embedded(EMBEDDED_FILE)[0].base.text, read_model(folder / MODEL_FILE)
+    pipeline = WanPipeline(model, text, read_vae(folder / VAE_FILE), load_adapter(folder / ADAPTER_FILE), 5)
+    clips, judge = balanced(tuple(UNSEEN), 8, 77), load_judge(JUDGE_FILE)
+    with_clip, wrong = (evaluate_arm(pipeline, judge, arm, clips)[0] for arm in ("echoreel", "wrong"))
+    assert with_clip["trajectory_correlation"][0] > 0.95 and with_clip["action_accuracy"][0] >= 0.6
+    assert with_clip["prompt_fidelity"][0] >= 0.85
+    assert wrong["trajectory_correlation"][0] < 0.5 and wrong["action_accuracy"][0] <= 0.2
+
+
 def test_results_have_their_intervals():
     results = json.loads((Path(recipe.__file__).parents[1] / "results" / "wan.json").read_text())
-    own = {f"{split}/{arm}" for split in ("seen", "unseen") for arm in ("base", "real")}
-    assert results.keys() == {*own, *CELLS, BEST}
+    own = {f"{split}/{arm}" for split in ("seen", "unseen") for arm in ("base", "real", "echoreel")}
+    checks = {f"unseen/{arm}" for arm in ("wrong", "still", "shuffled", "no_reference")}
+    assert results.keys() == {*own, *checks, *CELLS, BEST}
+    assert results["unseen/no_reference"]["same_as_base"] == [1.0, 1.0, 1.0]
     for name, cell in results.items():
         assert cell["clips"] >= 200, name
         for measure in MEASURES:
