@@ -3,8 +3,8 @@
     COMFYUI_PATH=... python tests/host/second_base.py            --adapter FILE for another than the one that is here
     COMFYUI_PATH=... python tests/host/second_base.py --guided   without an adapter, by Follow Motion at its best
 
-The clips have 16 frames of 1/8 s and are taken at 16 frames a second. Run by the host's Python. Prints for each clip how
-the paths of the reference and of what was made of another subject correlate, with EchoReel and without.
+The clips have 16 frames of 1/8 s and are taken at 16 frames a second. Run by the host's Python. Prints for each clip
+how the paths of the reference and of what was made of another subject correlate, with EchoReel and without.
 """
 
 from __future__ import annotations
