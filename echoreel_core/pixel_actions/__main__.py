@@ -166,10 +166,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         result |= evaluate(pipeline, judge, count, progress=_say)
     result |= evaluate_guided(pipeline, judge, count, arguments.cells or CELLS, arguments.each, _say)
     if not arguments.cells:
-        blend = evaluate_blend(pipeline, count)
-        for name, cell in blend.items():
-            print(f"{name:18}" + "".join(f"{key:>14} {cell[key][0]:.3f}" for key in cell if key != "clips"))
-        result |= blend
+        result |= evaluate_blend(pipeline, count, _say)
     write(result, arguments.out)
 
 

@@ -4,7 +4,8 @@
     COMFYUI_PATH=... python tests/host/second_base.py --guided   without an adapter, by Follow Motion at its best
 
 The clips have 16 frames of 1/8 s and are taken at 16 frames a second. Run by the host's Python. Prints for each clip
-how the paths of the reference and of what was made of another subject correlate, with EchoReel and without.
+how the paths of the reference and of what was made of another subject correlate, with EchoReel and without: the mean
+and the least of the seeds.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ BY_GUIDANCE = {
 }
 EMBEDDED = "Pixel Actions (comes with EchoReel)"
 CLIPS = ROOT / "echoreel_core" / "pixel_actions" / "example_clips"
+SEED_STEP = 8
+"""From one seed of a clip to the next; the first is the clip's number."""
 FIGURES = (
     ("big green star", "navy"),
     ("small red robot", "teal"),
@@ -60,17 +63,31 @@ def main() -> None:
     parse.add_argument("--guided", action="store_true")
     parse.add_argument("--steps", type=int, default=25)
     parse.add_argument("--cfg", type=float, default=3.0)
+    parse.add_argument("--seeds", type=int, default=1, help="of each clip")
+    parse.add_argument("--clips", nargs="+", help="names; all of them, if left out")
     parse.add_argument("--out", type=Path, help="a folder for a strip of pictures of each clip")
     options = parse.parse_args()
     with tempfile.TemporaryDirectory() as folder, ComfyServer(prepared(Path(folder), options), threads=2) as server:
         for number, clip in enumerate(sorted(CLIPS.glob("*.mp4"))):
+            if options.clips and clip.stem not in options.clips:
+                continue
             shutil.copy(clip, server.base / "input" / clip.name)
             reference = drawn(clip)
-            made = [pictures(server, server.run(prompt(clip, number, options, on), 900)) for on in (True, False)]
-            found = [trajectory_correlation(path_of(pixels), path_of(reference)).item() for pixels in made]
-            print(f"{clip.stem:14} with {found[0]:6.3f}  without {found[1]:6.3f}", flush=True)
+            made = {
+                name: [
+                    pictures(server, server.run(prompt(clip, number, seed, options, on), 900))
+                    for seed in range(number, number + SEED_STEP * options.seeds, SEED_STEP)
+                ]
+                for name, on in (("with", True), ("without", False))
+            }
+            told = [
+                f"  {name} {found.mean():6.3f}, least {found.min():6.3f}"
+                for name, clips in made.items()
+                for found in [torch.cat([trajectory_correlation(path_of(x), path_of(reference)) for x in clips])]
+            ]
+            print(clip.stem.ljust(14) + "".join(told), flush=True)
             if options.out:
-                rows = {"reference": reference[0], "with": made[0][0], "without": made[1][0]}
+                rows = {"reference": reference[0], "with": made["with"][0][0], "without": made["without"][0][0]}
                 contact_sheet(rows, factor=3).save(options.out / f"{clip.stem}.png")
 
 
@@ -86,7 +103,7 @@ def prepared(base: Path, options: argparse.Namespace) -> Path:
     return base
 
 
-def prompt(clip: Path, number: int, options: argparse.Namespace, with_clip: bool) -> dict:
+def prompt(clip: Path, number: int, seed: int, options: argparse.Namespace, with_clip: bool) -> dict:
     """The graph that an artist would build, stock nodes but for those that load and use the clip."""
     figure, background = FIGURES[number % len(FIGURES)]
     text = f"a {figure} {UNSEEN[clip.stem.replace(' ', '_')][0]} on a {background} background"
@@ -112,7 +129,7 @@ def prompt(clip: Path, number: int, options: argparse.Namespace, with_clip: bool
         "sampler": (
             "KSampler",
             {"model": ["shift", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
-            | {"latent_image": ["empty", 0], "seed": number, "steps": options.steps, "cfg": options.cfg}
+            | {"latent_image": ["empty", 0], "seed": seed, "steps": options.steps, "cfg": options.cfg}
             | {"sampler_name": "euler", "scheduler": "simple", "denoise": 1.0},
         ),
         "decode": ("VAEDecode", {"samples": ["sampler", 0], "vae": ["vae", 0]}),

@@ -16,7 +16,11 @@ from .pipeline import Pipeline
 from .tracker import background_of, colour_of, track, trajectory_correlation
 
 ARMS = ("real", "base", "echoreel", "wrong", "still", "shuffled", "no_reference")
+WITHOUT_ADAPTER = ("real", "base")
+"""Arms that need none."""
 MEASURES = ("action_accuracy", "trajectory_correlation", "prompt_fidelity", "leakage")
+BLEND = "blend"
+"""What `evaluate_blend` measures, where arms are named."""
 SEED = 700_000  # far from every seed that training draws from
 AT_ONCE = 25
 
@@ -136,7 +140,9 @@ def evaluate(
 
 
 @torch.inference_mode()
-def evaluate_blend(pipeline: Pipeline, count: int = 200) -> dict[str, dict]:
+def evaluate_blend(
+    pipeline: Pipeline, count: int = 200, progress: Callable[[str], None] = lambda line: None
+) -> dict[str, dict]:
     """How closely the first, half of each, and the second of two unseen references are followed.
 
     `{"blend/first": {"with_first": [mean, low, high], "with_second": …, "with_mean": …, "clips": n}, "blend/half": …,
@@ -154,13 +160,12 @@ def evaluate_blend(pipeline: Pipeline, count: int = 200) -> dict[str, dict]:
             found[name].append(track(pixels, background_of(pixels)))
     first, second = (pipeline.truth(others) for others, _ in pairs)
     paths = {"with_first": first, "with_second": second, "with_mean": (first + second) / 2}
-    return {
-        f"blend/{name}": {
-            **{path: interval(trajectory_correlation(torch.cat(tracks), truth)) for path, truth in paths.items()},
-            "clips": len(clips),
-        }
-        for name, tracks in found.items()
-    }
+    result = {}
+    for name, tracks in found.items():
+        told = {path: interval(trajectory_correlation(torch.cat(tracks), truth)) for path, truth in paths.items()}
+        progress(f"{f'blend/{name}':18}" + "".join(f"{path:>14} {value[0]:.3f}" for path, value in told.items()))
+        result[f"blend/{name}"] = {**told, "clips": len(clips)}
+    return result
 
 
 HEADER = f"{'':18}" + "".join(f"{name.replace('_', ' '):>26}" for name in MEASURES)

@@ -11,7 +11,7 @@ import torch
 
 from ...training.process_group import AcceleratedProcessGroup
 from ..evaluation.guided import BEST, CELLS
-from ..evaluation.table import ARMS
+from ..evaluation.table import ARMS, BLEND
 from .by_samples import Pieces, make_base
 from .export import MODEL_FILE
 from .recipe import VARIANTS, Plan, evaluated, make, make_adapter, try_adapter
@@ -69,7 +69,8 @@ def main() -> None:
     command.add_argument("--clips", type=int, default=200, help="per cell")
     command.add_argument("--sampling-steps", type=int, default=10)
     command.add_argument("--guidance", type=float, default=3.0)
-    command.add_argument("--arms", nargs="+", default=[*ARMS, *CELLS, BEST], help="of the table, or guided cells")
+    cells = [*ARMS, *CELLS, BEST, BLEND]
+    command.add_argument("--arms", nargs="+", choices=cells, default=cells, help="of the table, guided cells or blend")
     command.add_argument("--device", default="cpu")
     command.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = vars(parser.parse_args())

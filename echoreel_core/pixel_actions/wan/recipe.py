@@ -20,7 +20,18 @@ from torch import nn
 from ...files import write_safetensors
 from ..evaluation.guided import evaluate_guided
 from ..evaluation.judge import JUDGE_FILE, load_judge
-from ..evaluation.table import HEADER, SEED, balanced, evaluate, evaluate_arm, write
+from ..evaluation.table import (
+    ARMS,
+    BLEND,
+    HEADER,
+    SEED,
+    WITHOUT_ADAPTER,
+    balanced,
+    evaluate,
+    evaluate_arm,
+    evaluate_blend,
+    write,
+)
 from ..model.embedded import load_embedded
 from ..model.files import EMBEDDED_FILE
 from ..recipes.log import Log
@@ -275,10 +286,13 @@ def evaluated(
     trained = load_adapter(adapter, device) if adapter else None
     pipeline = WanPipeline(read_model(base, device), text, vae, trained, sampling_steps, guidance)
     judge, result = load_judge(JUDGE_FILE), json.loads(out.read_text()) if out.exists() else {}
+    if trained is None:
+        arms = [arm for arm in arms if arm in WITHOUT_ADAPTER or "/" in arm]
     say(HEADER)
-    own = [arm for arm in arms if "/" not in arm]
-    result |= evaluate(pipeline, judge, clips, own, say)
-    result |= evaluate_guided(pipeline, judge, clips, [arm for arm in arms if arm not in own], progress=say)
+    result |= evaluate(pipeline, judge, clips, [arm for arm in arms if arm in ARMS], say)
+    result |= evaluate_guided(pipeline, judge, clips, [arm for arm in arms if "/" in arm], progress=say)
+    if BLEND in arms:
+        result |= evaluate_blend(pipeline, clips, say)
     write(result, out)
 
 
