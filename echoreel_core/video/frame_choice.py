@@ -8,6 +8,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from statistics import median_low
 
 from ..errors import EchoReelError
 
@@ -25,8 +27,9 @@ class FrameSelection:
     Args:
         frames: how many frames come out, always exactly this many.
         mode: "every_nth" takes every n-th frame from the start (the authors' way, n = 4); "even" spreads the
-            frames over the span, its first and last frame included; "fps" takes the frame on screen at each
-            1/fps seconds. Where the span ends early, "every_nth" and "fps" repeat the last frame taken.
+            frames over the span, its first and last frame included, and where it holds fewer, takes each from half a
+            frame before it begins, so that none lags; "fps" takes the frame on screen at each 1/fps seconds. Where
+            the span ends early, "every_nth" and "fps" repeat the last frame taken.
         start: seconds; negative counts back from the end.
         duration: seconds; 0 means to the end.
         trim: (start, duration) in seconds of a cut made upstream; `start` and `duration` then count within it.
@@ -106,14 +109,17 @@ class FrameSelection:
         if self.mode == "every_nth":
             picked = list(inside[:: self.every_nth][: self.frames])
         else:
+            early = Fraction(0)
             if self.mode == "even":
                 step = (last - first) / max(self.frames - 1, 1)
+                if 1 < len(inside) < self.frames:  # what is on screen would lag by half a frame
+                    early = median_low(b - a for a, b in pairwise(inside)) / 2
             else:
                 step = 1 / Fraction(self.fps).limit_denominator(10000)
             wanted = [first + i * step for i in range(self.frames)]
             if self.mode == "fps":
                 wanted = [t for t in wanted if t < until - min(TOLERANCE, step / 2)] or [first]
-            picked = [inside[_on_screen(inside, t)] for t in wanted]
+            picked = [inside[_on_screen(inside, t + early)] for t in wanted]
 
         if self.mode == "fps":
             fps = self.fps

@@ -148,6 +148,19 @@ def test_a_picture_held_on_screen_is_taken_as_long_as_it_is_shown(tmp_path):
     assert taken(clip, frames=7, mode="fps", fps=2) == [0, 1, 1, 1, 1, 1, 2]
 
 
+def test_frames_taken_more_than_once_do_not_lag():
+    """A motion of 16 frames over 33 moments; a picture that is held stays until shortly before the next one."""
+    times = [Fraction(i, 8) for i in range(16)]
+    choice = FrameSelection(frames=33, mode="even").choose(times, Fraction(2))
+    lags = [times[-1] * i / 32 - shown for i, shown in enumerate(choice.times)]
+    assert abs(sum(lags) / 33) < Fraction(1, 8) / 32
+    assert max(map(abs, lags)) <= Fraction(1, 16)
+    assert (choice.times[0], choice.times[-1]) == (times[0], times[-1])
+    times = [Fraction(tenths, 10) for tenths in (0, 1, 2, 3, 30)]
+    choice = FrameSelection(frames=31, mode="even").choose(times, Fraction(31, 10))
+    assert [choice.times.count(time) for time in times] == [1, 1, 1, 27, 1]
+
+
 def test_times_a_container_rounds_to_milliseconds():
     """At 30 frames per second Matroska says 0.067 for frame 2, a little after 1/15."""
     times = [Fraction(round(i * 1000 / 30), 1000) for i in range(60)]
