@@ -3,9 +3,9 @@
     COMFYUI_PATH=... python tests/host/second_base.py            --adapter FILE for another than the one that is here
     COMFYUI_PATH=... python tests/host/second_base.py --guided   without an adapter, by Follow Motion at its best
 
-The clips have 16 frames of 1/8 s and are taken at 16 frames a second. Run by the host's Python. Prints for each clip
-how the paths of the reference and of what was made of another subject correlate, with EchoReel and without: the mean
-and the least of the seeds.
+The clips have 16 frames, spread evenly over the base's 33. Run by the host's Python. Prints for each clip how the paths
+of the reference and of what was made of another subject correlate, with EchoReel and without: the mean and the least of
+the seeds.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def prompt(clip: Path, number: int, seed: int, options: argparse.Namespace, with
     figure, background = FIGURES[number % len(FIGURES)]
     text = f"a {figure} {UNSEEN[clip.stem.replace(' ', '_')][0]} on a {background} background"
     sampled = ["patched", 0] if with_clip else ["base", 0]
-    frames = {"frame_count": FRAMES, "width": RESOLUTION, "height": RESOLUTION, "sampling": "fixed fps"}
+    frames = {"frame_count": FRAMES, "width": RESOLUTION, "height": RESOLUTION, "sampling": "spread evenly"}
     nodes = {
         "base": ("UNETLoader", {"unet_name": options.base.name, "weight_dtype": "default"}),
         "text": ("EchoReelLoadCheckpoint", {"checkpoint": EMBEDDED}),

@@ -27,6 +27,7 @@ SETTINGS = TrainingSettings(
     learning_rate=3e-3,
     prism_rate=0.1,
     prism_start_steps=4000,  # angles take many different clips
+    motion_loss=0.1,
     schedule="linear",
     noise_offset=0.1,
     text_dropout=0.0,
