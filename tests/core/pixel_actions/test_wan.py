@@ -15,7 +15,7 @@ from echoreel_core.action.adapter import EchoReelAdapter
 from echoreel_core.pixel_actions.evaluation.guidance import Guidance
 from echoreel_core.pixel_actions.evaluation.guided import BEST, CELLS, evaluate_guided
 from echoreel_core.pixel_actions.evaluation.judge import JUDGE_FILE, load_judge
-from echoreel_core.pixel_actions.evaluation.table import ARMS, MEASURES, balanced, evaluate, evaluate_arm
+from echoreel_core.pixel_actions.evaluation.table import ARMS, BLEND, MEASURES, balanced, evaluate, evaluate_arm
 from echoreel_core.pixel_actions.evaluation.tracker import background_of, track, trajectory_correlation
 from echoreel_core.pixel_actions.model.embedded import load_embedded
 from echoreel_core.pixel_actions.model.files import EMBEDDED_FILE
@@ -373,6 +373,14 @@ def test_the_shipped_adapter_has_unseen_actions_drawn_by_others_and_needs_its_re
     assert with_clip["trajectory_correlation"][0] > 0.95 and with_clip["action_accuracy"][0] >= 0.6
     assert with_clip["prompt_fidelity"][0] >= 0.85
     assert wrong["trajectory_correlation"][0] < 0.5 and wrong["action_accuracy"][0] <= 0.2
+
+
+def test_without_an_adapter_only_what_needs_none_is_measured(tmp_path):
+    folder, out = Path(recipe.__file__).parent, tmp_path / "wan.json"
+    recipe.evaluated(
+        folder / MODEL_FILE, None, out, 1, 1, 3.0, ("base", "echoreel", "no_reference", BLEND), "cpu", print
+    )
+    assert json.loads(out.read_text()).keys() == {"unseen/base", "seen/base"}
 
 
 def test_results_have_their_intervals():
