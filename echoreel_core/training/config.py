@@ -196,6 +196,8 @@ class TrainingSettings:
         same_frame_start: whether fresh added layers begin with looking at the same frame of the reference.
         prism_start_steps: steps in which a fresh prism first learns by itself to tell what changes in its reference;
             at most `steps`.
+        prism_start_pairs: pairs a step of that, at least, on all processes together; those of a training step where
+            these are more.
         motion_loss: weight, beside the video's loss, at which the prism goes on to tell what its start is about; 0 is
             none.
         weighting, min_snr_gamma: see `loss.loss_weight`.
@@ -225,6 +227,7 @@ class TrainingSettings:
     average: float = 0.995
     same_frame_start: bool = True
     prism_start_steps: int = 300
+    prism_start_pairs: int = 1
     motion_loss: float = 0.0
     weighting: Weighting = "velocity"
     min_snr_gamma: float = 5.0
@@ -243,7 +246,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "steps", "batch_size", "accumulation")
+        _at_least(self, 1, "steps", "batch_size", "accumulation", "prism_start_pairs")
         _at_least(self, 0, "learning_rate", "prism_rate", "warmup", "weight_decay", "clip_gradient")
         _at_least(self, 0, "min_snr_gamma", "noise_bias", "noise_offset", "prism_start_steps", "motion_loss")
         _at_least(self, 0.01, "noise_shift")

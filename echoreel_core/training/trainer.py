@@ -145,7 +145,7 @@ class Trainer:
         """
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.process_group.device)
-        for together, share in self._shares(self.step):
+        for together, share in self._shares(self.step, self.settings.accumulation):
             with self.objective.loss(together) as (loss, action):
                 self.scaler.scale((loss + self._motion_loss(action, together)) * share).backward()
             total += loss.detach() * share
@@ -177,19 +177,19 @@ class Trainer:
         keypoints = None if batch.keypoints is None else batch.keypoints[seen]
         return self.settings.motion_loss * self.reader.loss(action[seen], batch.reference[seen], keypoints)
 
-    def _shares(self, step: int) -> Iterator[tuple[MicroBatch, float]]:
-        """The micro-batches of a step in this process, and what share of its batches each is.
+    def _shares(self, step: int, accumulation: int) -> Iterator[tuple[MicroBatch, float]]:
+        """The micro-batches of a step in this process, and what share of its `accumulation` batches each is.
 
         All of one expert come first; every other step begins with the one that the step before ended with.
         """
         settings, group = self.settings, self.process_group
         experts = range(len(self.trainable.experts))
         for expert in reversed(experts) if step % 2 else experts:
-            for part in range(settings.accumulation):
-                first = (step * settings.accumulation + part) * group.count + group.rank
+            for part in range(accumulation):
+                first = (step * accumulation + part) * group.count + group.rank
                 samples = range(first * settings.batch_size, (first + 1) * settings.batch_size)
                 for together in self._micro_batches(self._of_expert(expert, samples)):
-                    yield together, len(together.target) / (settings.batch_size * settings.accumulation)
+                    yield together, len(together.target) / (settings.batch_size * accumulation)
 
     def _of_expert(self, expert: int, samples: Sequence[int]) -> Sequence[int]:
         """Those samples whose noise level belongs to the expert of this number."""
@@ -257,9 +257,11 @@ class Trainer:
     def start_prism(self) -> Iterator[float]:
         """Lets the prism learn by itself for `prism_steps` steps; see `prism_start`. Gives each step's loss.
 
-        The pairs are those of the first training steps. A run that is cut off in it starts again.
+        The pairs are those that training begins with. A run that is cut off in it starts again.
         """
         prism, steps, device = self.adapter.prism, self.prism_steps, self.process_group.device
+        settings, at_once = self.settings, self.settings.batch_size * self.process_group.count
+        accumulation = max(settings.accumulation, math.ceil(settings.prism_start_pairs / at_once))
         if not steps:
             return
         reader = self.reader or self._new_reader()
@@ -269,7 +271,7 @@ class Trainer:
         for step in range(steps):
             optimizer.zero_grad()
             total = torch.zeros((), device=device)
-            for together, share in self._shares(step):
+            for together, share in self._shares(step, accumulation):
                 with self.objective.checkpointed():
                     loss = reader.loss(self.objective.action(together), together.reference, together.keypoints)
                     scaler.scale(loss * share).backward()
@@ -278,7 +280,7 @@ class Trainer:
             for part in optimizer.parts:
                 scaler.unscale_(part)
             self._clip(optimizer)
-            warm = min(1.0, (step + 1) / (self.settings.warmup + 1))
+            warm = min(1.0, (step + 1) / (settings.warmup + 1))
             optimizer.set_rates(warm * 0.5 * (1 + math.cos(math.pi * step / steps)))
             for part in optimizer.parts:
                 scaler.step(part)

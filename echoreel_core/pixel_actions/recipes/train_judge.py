@@ -11,12 +11,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...lvdm.autoencoder import load_autoencoder
+from ...training.optimizer import Optimizer
 from ..evaluation.judge import WIDTH, Judge
 from ..model.latents import decode, encode
-from ..world.clips import draw_clips, render
+from ..world.actions import SEEN
+from ..world.clips import Clips, draw_clips, render
 from .log import Log
-from .optimize import Optimizer
-from .pretrain_prism import PoseReader
+from .optimize import descend
+
+_GRID = 8
 
 
 def corrupt(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -31,6 +34,37 @@ def corrupt(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return (mixed + torch.randn(pixels.shape, generator=generator) * draw(0.06)).clamp(0, 1)
 
 
+def pose_code(clips: Clips) -> Tensor:
+    """The pose in each frame `[batch, frames, 69]`: the place as soft spots on a grid, the rest as numbers about 1."""
+    pose = clips.poses()
+    grid = torch.linspace(-1.15, 1.15, _GRID)
+    across, down = (torch.exp(-0.5 * ((value[..., None] - grid) / 0.33).square()) for value in pose[..., :2].unbind(-1))
+    width, height, angle, shear = pose[..., 2:].unbind(-1)
+    numbers = torch.stack([2 * width, 2 * height, angle.cos(), angle.sin(), 2 * shear], -1)
+    return torch.cat([(down[..., :, None] * across[..., None, :]).flatten(2), numbers], -1)
+
+
+class PoseReader(nn.Module):
+    """A linear layer from a frame's features to `pose_code`, and its loss."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        typical = pose_code(draw_clips(4096, 0, tuple(SEEN)))
+        self.read = nn.Linear(width, typical.shape[-1])
+        self.register_buffer("spread", typical.flatten(0, 1).var(0), persistent=False)
+
+    def loss(self, features: Tensor, clips: Clips) -> tuple[Tensor, dict[str, float]]:
+        """What features `[batch, frames, width]` do not tell, of place (twice), size, angle and shear (half); and the
+        shares themselves."""
+        error = (self.read(features.float()) - pose_code(clips)).square().mean((0, 1))
+        parts = (_GRID**2, 2, 2, 1)
+        place, size, angle, shear = (
+            one.sum() / spread.sum() for one, spread in zip(error.split(parts), self.spread.split(parts), strict=True)
+        )
+        told = {"place": place.item(), "size": size.item(), "angle": angle.item(), "shear": shear.item()}
+        return 2 * place + size + angle + 0.5 * shear, told
+
+
 def train(folder: Path, autoencoder: Path, steps: int, batch: int = 48, seed: int = 3, rate: float = 3e-3) -> None:
     """Write `judge.safetensors` (half precision) and `judge.jsonl` into `folder`.
 
@@ -41,7 +75,8 @@ def train(folder: Path, autoencoder: Path, steps: int, batch: int = 48, seed: in
     generator = torch.Generator().manual_seed(seed)
     model, reader, eyes = Judge(), PoseReader(WIDTH), load_autoencoder(load_file(autoencoder))
     plain = ("halve.0.", "model.action.", "shape.2.", "reader.")
-    optimizer = Optimizer(nn.ModuleDict({"model": model, "reader": reader}).named_parameters(), rate, plain)
+    trained = nn.ModuleDict({"model": model, "reader": reader}).named_parameters()
+    optimizer = Optimizer(trained, "muon", rate, plain=plain)
     log = Log(folder / "judge.jsonl")
     for step in range(steps):
         factor = min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -58,7 +93,7 @@ def train(folder: Path, autoencoder: Path, steps: int, batch: int = 48, seed: in
         named = F.cross_entropy(action.float(), clips.action, label_smoothing=0.02)
         named = named + 0.5 * F.cross_entropy(shape.float(), clips.subject, label_smoothing=0.02)
         told, parts = reader.loss(seen, clips)
-        optimizer.step(named + 0.3 * told, factor)
+        descend(optimizer, named + 0.3 * told, factor)
         if step % 20 == 0 or step == steps - 1:
             right = (action.argmax(1) == clips.action).float().mean().item()
             known = (shape.argmax(1) == clips.subject).float().mean().item()

@@ -215,6 +215,22 @@ def test_the_prism_starts_with_telling_what_changes():
     assert not list(trainer.start_prism())  # once is enough
 
 
+def test_the_prisms_start_takes_as_many_pairs_a_step_as_asked_in_batches_that_fit():
+    """One pair a step is what fits beside the video model; a prism that learns from one at a time learns little."""
+    settings = replace(FAST, steps=3, prism_start_steps=3, batch_size=2, accumulation=2)
+    asked = {}
+    for pairs in (1, 5, 16):
+        trainer, sizes = fresh(replace(settings, prism_start_pairs=pairs)), []
+        whole = trainer.objective.action
+        trainer.objective.action = lambda batch, whole=whole, sizes=sizes: (
+            sizes.append(len(batch.target)),
+            whole(batch),
+        )[1]
+        list(trainer.start_prism())
+        asked[pairs] = sizes
+    assert asked == {1: 3 * 2 * [2], 5: 3 * 3 * [2], 16: 3 * 8 * [2]}  # never fewer than a training step has
+
+
 class PosedPairs(ToyPairs):
     """Two points that the brightness of each frame moves about."""
 
