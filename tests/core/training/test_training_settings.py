@@ -220,14 +220,15 @@ def test_the_prisms_start_takes_as_many_pairs_a_step_as_asked_in_batches_that_fi
     settings = replace(FAST, steps=3, prism_start_steps=3, batch_size=2, accumulation=2)
     asked = {}
     for pairs in (1, 5, 16):
-        trainer, sizes = fresh(replace(settings, prism_start_pairs=pairs)), []
-        whole = trainer.objective.action
-        trainer.objective.action = lambda batch, whole=whole, sizes=sizes: (
-            sizes.append(len(batch.target)),
-            whole(batch),
-        )[1]
+        trainer = fresh(replace(settings, prism_start_pairs=pairs))
+        whole, sizes = trainer.objective.action, asked.setdefault(pairs, [])
+
+        def counted(batch, whole=whole, sizes=sizes):
+            sizes.append(len(batch.target))
+            return whole(batch)
+
+        trainer.objective.action = counted
         list(trainer.start_prism())
-        asked[pairs] = sizes
     assert asked == {1: 3 * 2 * [2], 5: 3 * 3 * [2], 16: 3 * 8 * [2]}  # never fewer than a training step has
 
 
