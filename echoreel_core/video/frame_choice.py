@@ -27,9 +27,9 @@ class FrameSelection:
     Args:
         frames: how many frames come out, always exactly this many.
         mode: "every_nth" takes every n-th frame from the start (the authors' way, n = 4); "even" spreads the
-            frames over the span, its first and last frame included, and where it holds fewer, takes each from half a
-            frame before it begins, so that none lags; "fps" takes the frame on screen at each 1/fps seconds. Where
-            the span ends early, "every_nth" and "fps" repeat the last frame taken.
+            frames over the span, its first and last frame included, and takes the one that begins nearest, so that
+            none lags; "fps" takes the frame on screen at each 1/fps seconds. Where the span ends early, "every_nth"
+            and "fps" repeat the last frame taken.
         start: seconds; negative counts back from the end.
         duration: seconds; 0 means to the end.
         trim: (start, duration) in seconds of a cut made upstream; `start` and `duration` then count within it.
@@ -111,9 +111,7 @@ class FrameSelection:
         else:
             early = Fraction(0)
             if self.mode == "even":
-                step = (last - first) / max(self.frames - 1, 1)
-                if 1 < len(inside) < self.frames:  # what is on screen would lag by half a frame
-                    early = median_low(b - a for a, b in pairwise(inside)) / 2
+                step, early = (last - first) / max(self.frames - 1, 1), _half_a_frame(inside)
             else:
                 step = 1 / Fraction(self.fps).limit_denominator(10000)
             wanted = [first + i * step for i in range(self.frames)]
@@ -129,6 +127,16 @@ class FrameSelection:
             fps = float(rate / (self.every_nth if self.mode == "every_nth" else 1)) if rate else 1.0
         repeated = self.frames - len(picked)
         return Choice(tuple(picked + picked[-1:] * repeated), fps, repeated)
+
+
+def _half_a_frame(times: Sequence[Fraction]) -> Fraction:
+    """How long before it begins a frame is the nearest one, 0 for a single frame.
+
+    What is on screen lags behind by as much, on average. A picture that is held for long is still taken for as long.
+    """
+    seconds = [float(time) for time in times]  # of hours of video, exact times take seconds to compare
+    gaps = [b - a for a, b in pairwise(seconds)]
+    return Fraction(median_low(gaps)) / 2 if gaps else Fraction(0)
 
 
 def _first_from(times: Sequence[Fraction], time: Fraction) -> int:

@@ -69,7 +69,7 @@ def test_the_very_frames_asked_for(tmp_path, kind):
     assert taken(clip, frames=16) == [*range(0, 60, 4), 56]
     assert taken(clip, frames=4, start=1.0, duration=1.0) == [25, 29, 33, 37]
     assert taken(clip, frames=5, every_nth=1, start=-0.2) == [55, 56, 57, 58, 59]
-    assert taken(clip, frames=3, mode="even") == [0, 29, 59]
+    assert taken(clip, frames=3, mode="even") == [0, 30, 59]
     assert taken(clip, frames=4, mode="fps", fps=5, start=1.4) == [35, 40, 45, 50]
     assert taken(clip, frames=1, start=1.64) == [41]
 
@@ -78,7 +78,7 @@ def test_bytes_read_like_a_file(tmp_path):
     clip = write_clip(tmp_path / "a.mp4", 60)
     source = io.BytesIO(clip.read_bytes())
     source.seek(100)
-    assert taken(source, frames=3, mode="even") == [0, 29, 59]
+    assert taken(source, frames=3, mode="even") == [0, 30, 59]
     assert not source.closed
 
 
@@ -107,7 +107,7 @@ def test_seeks_instead_of_decoding_from_the_start(tmp_path, name):
     video = read_video(
         clip, FrameSelection(frames=5, mode="even"), width=80, height=48, progress=lambda done, all: steps.append(done)
     )
-    assert numbers(video.frames) == [0, 249, 499, 749, 999]
+    assert numbers(video.frames) == [0, 250, 500, 749, 999]
     # One step per frame decoded, per 256 packets read and per frame done; a TS may land a little early.
     assert len(steps) < (400 if name == "a.ts" else 150)
     assert steps[-1] == 5
@@ -136,8 +136,8 @@ def test_variable_rate_keeps_its_speed(tmp_path):
 
     assert taken(clip, frames=6, mode="fps", fps=4) == [0, 2, 5, 7, 10, 20]
     even = read_video(clip, FrameSelection(frames=4, mode="even"), width=80, height=48)
-    assert numbers(even.frames) == [0, 4, 9, 29]
-    assert even.times == tuple(Fraction(ms, 1000) for ms in (0, 400, 900, 1475))
+    assert numbers(even.frames) == [0, 5, 9, 29]
+    assert even.times == tuple(Fraction(ms, 1000) for ms in (0, 500, 900, 1475))
     assert even.fps == pytest.approx(3 / 1.475)
     assert even.source.variable_rate
     assert "variable" in even.summary()
@@ -148,14 +148,18 @@ def test_a_picture_held_on_screen_is_taken_as_long_as_it_is_shown(tmp_path):
     assert taken(clip, frames=7, mode="fps", fps=2) == [0, 1, 1, 1, 1, 1, 2]
 
 
-def test_frames_taken_more_than_once_do_not_lag():
-    """A motion of 16 frames over 33 moments; a picture that is held stays until shortly before the next one."""
-    times = [Fraction(i, 8) for i in range(16)]
-    choice = FrameSelection(frames=33, mode="even").choose(times, Fraction(2))
-    lags = [times[-1] * i / 32 - shown for i, shown in enumerate(choice.times)]
-    assert abs(sum(lags) / 33) < Fraction(1, 8) / 32
+@pytest.mark.parametrize(("has", "asked"), [(16, 33), (34, 33), (60, 33)])
+def test_frames_spread_evenly_do_not_lag(has, asked):
+    """What is on screen began half a frame ago on average, which a motion of as many frames would show."""
+    times = [Fraction(i, 8) for i in range(has)]
+    choice = FrameSelection(frames=asked, mode="even").choose(times, Fraction(has, 8))
+    lags = [times[-1] * i / (asked - 1) - shown for i, shown in enumerate(choice.times)]
+    assert abs(sum(lags) / asked) < Fraction(1, 8) / 20
     assert max(map(abs, lags)) <= Fraction(1, 16)
     assert (choice.times[0], choice.times[-1]) == (times[0], times[-1])
+
+
+def test_a_picture_that_is_held_stays_until_shortly_before_the_next_one():
     times = [Fraction(tenths, 10) for tenths in (0, 1, 2, 3, 30)]
     choice = FrameSelection(frames=31, mode="even").choose(times, Fraction(31, 10))
     assert [choice.times.count(time) for time in times] == [1, 1, 1, 27, 1]
