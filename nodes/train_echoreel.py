@@ -323,6 +323,31 @@ class TrainEchoReel(io.ComfyNode):
                         " back over more steps. 0 saves the latest weights and needs less memory."
                     ),
                 ),
+                io.Int.Input(
+                    "prism_start_steps",
+                    default=300,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Number of steps in which the prism of a new adapter first learns by itself, at most steps. "
+                        "They are quick. With keypoints beside the clips, a few thousand teach it how figures turn."
+                    ),
+                ),
+                io.Float.Input(
+                    "motion_loss",
+                    default=0.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "How much the prism must still tell keypoints and motion while the layers learn. With "
+                        "keypoints beside the clips, 0.1 keeps what it knows of figures that turn. 0: not at all."
+                    ),
+                ),
             ],
             outputs=[
                 EchoReelWire.Output(tooltip="The trained adapter."),
@@ -381,6 +406,8 @@ class TrainEchoReel(io.ComfyNode):
         optimizer: str = "adamw",
         offload_activations: bool = False,
         average: float = 0.995,
+        prism_start_steps: int = 300,
+        motion_loss: float = 0.0,
     ) -> io.NodeOutput:
         # imported when first needed, so that the trainer does not slow down ComfyUI's start
         from ..echoreel_core.training.config import (
@@ -417,6 +444,8 @@ class TrainEchoReel(io.ComfyNode):
                 optimizer=optimizer,
                 offload_activations=offload_activations,
                 average=average,
+                prism_start_steps=prism_start_steps,
+                motion_loss=motion_loss,
             ),
             output=OutputSettings(
                 folder=folder,

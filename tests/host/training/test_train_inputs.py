@@ -16,6 +16,8 @@ MORE = {
     "offload_activations": True,
     "average": 0.5,
     "mirror": 0.5,
+    "prism_start_steps": 1,
+    "motion_loss": 0.1,
 }
 
 
