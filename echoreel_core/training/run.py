@@ -102,6 +102,8 @@ class TrainingRun:
             on_start(step, steps, loss)
             if self._stops(stop):
                 return None
+        if steps:
+            self._save(log)  # a start may take as long as many steps
         losses: list[float] = []
         began = time.monotonic()
         for result in self._steps():
@@ -200,7 +202,7 @@ class TrainingRun:
         Raises: EchoReelError where it does not fit, with what was kept.
         """
         trainer = self.trainer
-        if not self.writes or trainer.step in (0, self._saved):
+        if not self.writes or trainer.step == self._saved or not (trainer.step or trainer.prism_started):
             return
         self._saved = trainer.step  # however it goes, not tried twice
         try:

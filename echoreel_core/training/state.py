@@ -25,7 +25,8 @@ def state(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {WEIGHTS + name: weight for name, weight in trainer.adapter.state_dict().items()}
     if trainer.reader is not None:
         tensors |= {READER_WEIGHTS + name: weight for name, weight in trainer.reader.state_dict().items()}
-    return tensors, {"step": trainer.step, "scaler": trainer.scaler.state_dict()}
+    values = {"step": trainer.step, "prism_started": trainer.prism_started, "scaler": trainer.scaler.state_dict()}
+    return tensors, values
 
 
 @torch.inference_mode(False)
@@ -64,7 +65,7 @@ def load_state(
     trainer.optimizer.load(kept)
     if scaler and trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(dict(scaler))
-    trainer.step = step
+    trainer.step, trainer.prism_started = step, bool(values.get("prism_started"))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -66,6 +66,7 @@ class Trainer:
 
     Attributes:
         step: number of steps done.
+        prism_started: whether the prism's start is done.
         average: of the adapter's weights; what is saved and measured.
         reader: reads the motion off the tokens all along; None without `motion_loss`.
 
@@ -84,7 +85,7 @@ class Trainer:
             raise EchoReelError("There are no pairs to train on: run `check` to see why.")
         self.trainable, self.pairs, self.settings = trainable, pairs, settings
         self.process_group = process_group or ProcessGroup()
-        self.step, self._prism_started = 0, False
+        self.step, self.prism_started = 0, False
         self.levels = NoiseLevels(settings.noise_spread, settings.noise_bias, settings.noise_shift)
         trainable.model.requires_grad_(False).eval()
         with torch.inference_mode(False):
@@ -249,7 +250,7 @@ class Trainer:
     def prism_steps(self) -> int:
         """Steps of the prism's start: `prism_start_steps`, at most as many as the run has, for an adapter that has
         learned nothing yet."""
-        learned = self._prism_started or any(layer.to_out.weight.any() for layer in self.adapter.attentions)
+        learned = self.prism_started or any(layer.to_out.weight.any() for layer in self.adapter.attentions)
         return 0 if self.step or learned else min(self.settings.prism_start_steps, self.settings.steps)
 
     @torch.inference_mode(False)
@@ -286,7 +287,7 @@ class Trainer:
                 scaler.step(part)
             scaler.update()
             yield total.item()
-        self._prism_started = True
+        self.prism_started = True
         optimizer.zero_grad()
         self.average.load(self.adapter.state_dict())
 

@@ -228,7 +228,7 @@ def test_an_adapter_by_steps_is_written_and_goes_on_where_it_was(pairs, pipeline
     train_steps(tmp_path, settings, 10, *work, told.append, compiled=False)
     assert len(told) == 1 and told[0].startswith("step 10/10  loss ")
     steps = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
-    assert steps == ["step-0000001", "step-0000010"]
+    assert steps == ["step-0000000", "step-0000001", "step-0000010"]
     adapter = load_adapter(tmp_path / "adapter.safetensors")
     assert adapter.config.prism.grid == (4, 4) and adapter.attentions[0].to_out.weight.any()
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 try:
     import resource
@@ -63,9 +64,9 @@ def folder(model, tmp_path):
     return tmp_path
 
 
-def toy_run(folder: Path, steps: int = 6, **output) -> TrainingRun:
+def toy_run(folder: Path, steps: int = 6, settings: dict = MappingProxyType({}), **output) -> TrainingRun:
     host = toy_model()
-    settings = TrainingSettings(steps=steps, batch_size=2, learning_rate=1e-3)
+    settings = TrainingSettings(steps=steps, batch_size=2, learning_rate=1e-3, **settings)
     trainer = Trainer(host, toy_adapter(host), ToyPairs(), settings)
     output = OutputSettings(folder, log_every=2, **{"checkpoint_every": 4, "held_out_every": 3, **output})
     return TrainingRun(trainer, output, {"frames": 4}, ToyPairs(1, seed=1))
@@ -77,7 +78,8 @@ def test_a_run_leaves_checkpoints_metrics_curve_and_the_adapter(tmp_path):
     config, weights = read_adapter(final)
     assert config.training == {"frames": 4, "steps": 6}
     assert {weight.dtype for weight in weights.values()} == {torch.float16}
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-0000004", "step-0000006"]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-0000000", "step-0000004", "step-0000006"]
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in records if "loss" in r] == [2, 4, 6]
     assert [r["step"] for r in records if "held_out" in r] == [0, 3, 6]
@@ -137,6 +139,24 @@ def test_a_run_that_is_stopped_in_the_prisms_start_begins_anew(tmp_path):
     assert [record["step"] for record in records if "held_out" in record] == [0, 3, 6]
 
 
+@pytest.mark.parametrize("more", [{}, {"motion_loss": 0.5, "average": 0.0}])
+def test_a_run_that_is_killed_after_the_prisms_start_goes_on_from_there(tmp_path, more):
+    whole = toy_run(tmp_path / "whole", settings=more)()
+    cut, told = toy_run(tmp_path / "cut", settings=more), []
+
+    def no_step():
+        assert (tmp_path / "cut" / "checkpoints" / "step-0000000").exists()  # so that a kill may come now
+        raise KeyboardInterrupt
+
+    cut.trainer.train_step = no_step
+    with pytest.raises(KeyboardInterrupt):
+        cut()
+    again = toy_run(tmp_path / "cut", settings=more)
+    assert again.resume() == {} and again.trainer.step == 0
+    assert_same_weights(again(on_start=lambda *line: told.append(line)), whole)
+    assert not told
+
+
 def test_an_error_within_a_step_keeps_the_steps_before(tmp_path):
     class Gone(BaseException):
         pass
@@ -176,7 +196,7 @@ def test_where_a_checkpoint_does_not_fit_the_adapter_is_kept(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     config, _ = read_adapter(tmp_path / "full" / "echoreel-adapter.safetensors")
     assert config.training["steps"] == 4
-    assert list((tmp_path / "full" / "checkpoints").iterdir()) == []
+    assert [path.name for path in (tmp_path / "full" / "checkpoints").iterdir()] == ["step-0000000"]  # still small
 
 
 def test_the_frozen_model_runs_as_it_does_when_it_samples():
