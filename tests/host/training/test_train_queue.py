@@ -102,6 +102,24 @@ def test_a_fresh_prisms_start_is_told_and_cancel_ends_it(server, moves):
     assert not (server.base / "output" / "echoreel_training" / "starting" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("posed", [True, False])
+def test_keypoints_beside_the_clips_are_learned_in_the_start_and_after_it(server, posed):
+    name, clips = f"posed {posed}", server.base / "input" / f"posed {posed}"
+    write_actions(clips, ("Hop",))
+    poses = [{"people": [{"pose_keypoints_2d": [0.02 * frame, 0.5, 1.0, 0.6, 0.5, 1.0]}]} for frame in range(22)]
+    for clip in (clips / "Hop").glob("*.mp4") if posed else ():
+        frames = int(clip.stem[-5]) + 20  # as `write_actions` has them
+        clip.with_suffix(".pose.json").write_text(json.dumps(poses[:frames]))
+    prompt = training(name=name, data=clips.name, steps=2, prism_start_steps=1, motion_loss=0.1, optimizer="muon")
+    del prompt["train"]["inputs"]["echoreel"]
+    server.run(prompt)
+    checkpoints = server.base / "output" / "echoreel_training" / name / "checkpoints"
+    start, end = (load_file(checkpoints / f"step-{step:07d}" / "state.safetensors") for step in (0, 2))
+    maps = "reader_weights.maps.weight"
+    assert maps in start and torch.equal(start[maps], end[maps]) is not posed
+    assert ("reader.maps.weight.momentum_buffer" in end) is posed
+
+
 def test_it_runs_again_where_clips_were_added_or_its_folder_is_gone(server, moves):
     prompt = training(name="again", data="more moves", steps=1)
     write_actions(server.base / "input" / "more moves", ("Hop",))
