@@ -21,13 +21,14 @@ from .pairs import CHUNK, Pairs
 from .train_base import load_base
 
 SETTINGS = TrainingSettings(
-    steps=8000,
+    steps=4800,
     batch_size=16,
     optimizer="muon",
     learning_rate=3e-3,
     prism_rate=0.1,
-    prism_start_steps=4000,  # angles take many different clips
-    motion_loss=0.1,
+    prism_start_steps=4000,
+    prism_start_pairs=64,  # angles take many different clips
+    motion_loss=0.5,
     schedule="linear",
     noise_offset=0.1,
     text_dropout=0.0,
