@@ -127,12 +127,12 @@ def test_the_strip_shows_a_frame_of_each(build, find, folder, nodes_module):
     assert (width, height) == (2 * (256 + 8) + 8, 144 + 3 * 18 + 8 + 8)
     from echoreel_pack.nodes.pictures.search_results import GAP, HEIGHT, WIDTH
 
-    # from the clip's middle, frame 9: bars 1 and 4 are white
+    # from the clip's middle, frame 10 of 0 to 19: bars 2 and 4 are white
     for left in (GAP, 2 * GAP + WIDTH):
         row = strip[GAP + HEIGHT // 2, left : left + WIDTH, 1]
         picture = row[8:-8]  # 80 x 48 in 256 x 144 leaves black bars
         bright = [float(picture[int((bar + 0.5) * 240 / 10)]) > 0.5 for bar in range(10)]
-        assert bright == [bool(9 >> bar & 1) for bar in range(10)]
+        assert bright == [bool(10 >> bar & 1) for bar in range(10)]
 
 
 def test_a_damaged_clip_does_not_spoil_the_search(build, find, folder):
