@@ -216,7 +216,7 @@ def test_the_prism_starts_with_telling_what_changes():
 
 
 def test_the_prisms_start_takes_as_many_pairs_a_step_as_asked_in_batches_that_fit():
-    """One pair a step is what fits beside the video model; a prism that learns from one at a time learns little."""
+    """Angles take many clips, more than fit beside the video model at once."""
     settings = replace(FAST, steps=3, prism_start_steps=3, batch_size=2, accumulation=2)
     asked = {}
     for pairs in (1, 5, 16):

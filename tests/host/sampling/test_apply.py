@@ -164,10 +164,10 @@ def test_a_batch_of_latents_is_each_alone(model, echoreel, action, apply_action)
             disable_pbar=True,
         )
 
-    together = predict(latents)
-    rounding = 1e-5 * together.abs().max().item()  # a product of other sizes adds up in another order
-    for i in range(2):
-        assert torch.allclose(together[i : i + 1], predict(latents[i : i + 1]), rtol=0, atol=rounding)
+    with torch.backends.mkldnn.flags(enabled=False):  # on some processors it adds up otherwise for another batch
+        together = predict(latents)
+        for i in range(2):
+            assert torch.allclose(together[i : i + 1], predict(latents[i : i + 1]), atol=1e-5)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), comfy.model_management.InterruptProcessingException()])
